@@ -1,0 +1,1 @@
+"""A SimCLR laboratory: pre-train without labels, swap one component at a time, judge the representation."""

@@ -1,0 +1,1 @@
+"""Augmentation: one recipe, its draws, and two engines that apply them."""

@@ -1,0 +1,139 @@
+"""What the augmentation is: its parameters, and the random draws that one view of every picture of a batch gets."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from simclr.errors import InputError
+
+CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often before it falls back to a centre crop
+
+
+class Draws(NamedTuple):
+    """One view's random choices for N pictures; every field is a CPU tensor whose first dimension is N.
+
+    Applying draws is deterministic, so an engine can be compared with another at the very same draws.
+    """
+
+    top: Tensor  # int64, crop box in source pixels
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    flip: Tensor  # bool
+    solarize: Tensor  # bool
+    jitter: Tensor  # bool
+    jitter_order: Tensor  # int64 [N, 4]: which of brightness, contrast, saturation, hue (0-3) comes 1st, 2nd, ...
+    brightness: Tensor  # float32 factors, 1 changes nothing
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor  # float32 shift in turns of the colour circle, 0 changes nothing
+    grayscale: Tensor  # bool
+    sigma: Tensor  # float32, blur in pixels of the view
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SimCLR's augmentation (Chen et al. 2020, appendix A), optionally with RandomSolarize (BYOL, Grill et al. 2020).
+
+    In this order: random resized crop to `size` pixels, horizontal flip, solarise (invert the values at or above
+    `solarize_threshold`, of 255), colour jitter (the four adjustments in random order), grayscale, Gaussian blur,
+    float in [0, 1]. Parameters mean what they mean in torchvision's transforms; `*_p` are probabilities.
+    Raises InputError for a parameter outside its range.
+    """
+
+    size: int
+    crop_scale: Sequence[float]
+    crop_ratio: Sequence[float]
+    flip_p: float
+    solarize_p: float
+    solarize_threshold: int
+    jitter_p: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    grayscale_p: float
+    blur_kernel: int
+    blur_sigma: Sequence[float]
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, rule: str) -> None:
+            if not ok:
+                raise InputError(f"augmentation.{name}={getattr(self, name)} is not usable: {rule}")
+
+        for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p"):
+            check(0 <= getattr(self, name) <= 1, name, "a probability lies between 0 and 1")
+        for name in ("brightness", "contrast", "saturation"):
+            check(0 <= getattr(self, name) < math.inf, name, "a jitter strength is 0 or greater")
+        check(0 <= self.hue <= 0.5, "hue", "a hue shift lies between 0 and 0.5 turns")
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low_high = getattr(self, name)
+            check(len(low_high) == 2 and 0 < low_high[0] <= low_high[1] < math.inf, name, "write [low, high], low > 0")
+        check(self.crop_scale[1] <= 1, "crop_scale", "a crop is at most the whole picture, 1")
+        check(0 <= self.solarize_threshold <= 256, "solarize_threshold", "a threshold lies between 0 and 256")
+        check(self.size >= 8, "size", "views are at least 8 pixels wide")
+        check(self.blur_kernel % 2 == 1 and self.blur_kernel > 0, "blur_kernel", "a kernel is odd and positive")
+        check(self.blur_kernel // 2 < self.size, "blur_kernel", f"views are only {self.size} pixels wide")
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
+        """Draw one view for `count` pictures of height × width pixels."""
+
+        def uniform(low: float, high: float) -> Tensor:
+            return torch.empty(count).uniform_(low, high, generator=generator)
+
+        def chance(probability: float) -> Tensor:
+            return torch.rand(count, generator=generator) < probability
+
+        def factor(strength: float) -> Tensor:
+            return uniform(max(0.0, 1 - strength), 1 + strength)
+
+        return Draws(
+            *self._draw_crop(count, height, width, generator),
+            flip=chance(self.flip_p),
+            solarize=chance(self.solarize_p),
+            jitter=chance(self.jitter_p),
+            jitter_order=torch.rand(count, 4, generator=generator).argsort(dim=1),
+            brightness=factor(self.brightness),
+            contrast=factor(self.contrast),
+            saturation=factor(self.saturation),
+            hue=uniform(-self.hue, self.hue),
+            grayscale=chance(self.grayscale_p),
+            sigma=uniform(*self.blur_sigma),
+        )
+
+    def _draw_crop(
+        self, count: int, height: int, width: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Crop boxes (top, left, height, width), each int64 [count]: area uniform in crop_scale, log-uniform ratio.
+
+        A box that does not fit is drawn again, up to CROP_ATTEMPTS times; then the largest centred box whose ratio is
+        allowed is taken, as torchvision does.
+        """
+        tries = (count, CROP_ATTEMPTS)
+        area = height * width * torch.empty(tries).uniform_(*self.crop_scale, generator=generator)
+        low, high = self.crop_ratio
+        ratio = torch.empty(tries).uniform_(math.log(low), math.log(high), generator=generator).exp()
+        widths = (area * ratio).sqrt().round().long()
+        heights = (area / ratio).sqrt().round().long()
+        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+        first = fits.int().argmax(dim=1, keepdim=True)  # argmax takes the first of equals
+        box_width = widths.gather(1, first).squeeze(1)
+        box_height = heights.gather(1, first).squeeze(1)
+
+        def offset(room: Tensor) -> Tensor:  # uniform over 0 .. room
+            return (torch.rand(count, generator=generator) * (room + 1)).long().minimum(room)
+
+        top, left = offset((height - box_height).clamp(min=0)), offset((width - box_width).clamp(min=0))
+
+        nothing_fits = ~fits.any(dim=1)
+        whole_width = min(width, round(height * high))
+        whole_height = min(height, round(width / low))
+        box_width = torch.where(nothing_fits, whole_width, box_width)
+        box_height = torch.where(nothing_fits, whole_height, box_height)
+        top = torch.where(nothing_fits, (height - whole_height) // 2, top)
+        left = torch.where(nothing_fits, (width - whole_width) // 2, left)
+        return top, left, box_height, box_width

@@ -1,0 +1,43 @@
+"""The reference engine: torchvision's own operations, one picture at a time, at given draws.
+
+Slow and plain: it is what the batched engine is held against, and the pipeline that the study ran.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from simclr.augment.recipe import Draws, Recipe
+
+
+def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+    """One augmented view of every picture: uint8 [B, H, W, 3] to float32 [B, 3, size, size] in [0, 1]."""
+    views = []
+    for i, picture in enumerate(pictures):
+        one = Draws(*(field[i] for field in draws))
+        views.append(augment_picture(picture.permute(2, 0, 1), one, recipe))
+    return torch.stack(views)
+
+
+def augment_picture(picture: Tensor, draw: Draws, recipe: Recipe) -> Tensor:
+    """One view of one picture: uint8 [3, H, W] to float32 [3, size, size]; `draw` holds one picture's scalars."""
+    box = (int(draw.top), int(draw.left), int(draw.height), int(draw.width))
+    view = tv.resized_crop(picture, *box, size=[recipe.size, recipe.size], antialias=True)
+    if draw.flip:
+        view = tv.horizontal_flip(view)
+    if draw.solarize:
+        view = tv.solarize(view, threshold=recipe.solarize_threshold)
+    if draw.jitter:
+        for which in draw.jitter_order.tolist():
+            if which == 0:
+                view = tv.adjust_brightness(view, float(draw.brightness))
+            elif which == 1:
+                view = tv.adjust_contrast(view, float(draw.contrast))
+            elif which == 2:
+                view = tv.adjust_saturation(view, float(draw.saturation))
+            else:
+                view = tv.adjust_hue(view, float(draw.hue))
+    if draw.grayscale:
+        view = tv.rgb_to_grayscale(view, num_output_channels=3)
+    view = tv.gaussian_blur(view, [recipe.blur_kernel, recipe.blur_kernel], [float(draw.sigma)] * 2)
+    return tv.to_dtype(view, torch.float32, scale=True)

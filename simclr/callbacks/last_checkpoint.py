@@ -1,0 +1,54 @@
+"""Keep `last.ckpt` so fresh that a kill costs minutes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from simclr.errors import InputError
+
+
+class LastCheckpoint(Checkpoint):
+    """Write `path` every `minutes` and at the end of every epoch.
+
+    config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
+    The new file gets its name only when it is whole and on disk, so a kill while writing leaves the old one.
+    """
+
+    def __init__(self, path: Path, minutes: float, config: dict[str, Any]) -> None:
+        if not minutes > 0:
+            raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
+        self.path = path
+        self.minutes, self.config = minutes, config
+        self.saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if time.monotonic() - self.saved_at >= self.minutes * 60:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["config"] = self.config
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        unfinished = self.path.with_name(self.path.name + ".part")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(self.path)
+        self.saved_at = time.monotonic()

@@ -1,0 +1,58 @@
+"""What a person sees while a run trains."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
+
+log = logging.getLogger(__name__)
+
+# tag, name in the bar, how its value is written
+SHOWN = (
+    ("train/loss", "loss", "{:.3f}"),
+    ("train/top1", "top-1", "{:.1f}%"),
+    ("train/top5", "top-5", "{:.1f}%"),
+    ("train/lr", "lr", "{:.2e}"),
+    ("train/images_per_second", "images/s", "{:.0f}"),
+)
+
+
+def shown_metrics(metrics: dict[str, Any]) -> dict[str, str]:
+    """Short names and formatted values, in reading order, of what the bar and the log show."""
+    return {name: form.format(float(metrics[tag])) for tag, name, form in SHOWN if tag in metrics}
+
+
+class TrainingProgress(RichProgressBar):
+    """A bar in a terminal, and one line in the log after every epoch.
+
+    Where the output is no terminal (a file, a scheduler's log) there is no bar, but a line about once a minute.
+    """
+
+    def __init__(self, line_every_seconds: float) -> None:
+        super().__init__()
+        self.line_every_seconds = line_every_seconds
+        self.said_at = time.monotonic()
+        if not Console().is_terminal:
+            self.disable()
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        return dict(shown_metrics(trainer.progress_bar_metrics))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        if self.is_disabled and time.monotonic() - self.said_at >= self.line_every_seconds:
+            self._say(trainer, f"step {trainer.global_step}/{trainer.estimated_stepping_batches}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._say(trainer, f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def _say(self, trainer: pl.Trainer, where: str) -> None:
+        values = shown_metrics(trainer.progress_bar_metrics)
+        log.info("%s: %s", where, ", ".join(f"{name} {value}" for name, value in values.items()))
+        self.said_at = time.monotonic()

@@ -1,0 +1,119 @@
+"""What both commands share around Hydra: resolvers, errors that a person can act on, objects from configuration.
+
+Composing a configuration must not import torch, so nothing here does at import time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from simclr.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+# What a run is called, where it lives and how it restarts: all the rest is what it *is*, and names its directory.
+NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume"}
+
+
+def as_dict(config: DictConfig) -> dict[str, Any]:
+    """The configuration, resolved, as plain dicts and lists: what checkpoints and JSON files can hold."""
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def run_identity(config: DictConfig) -> dict[str, Any]:
+    """The part of a configuration that decides what a run computes."""
+    return as_dict(OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_HASHED]))
+
+
+def _config_hash(*, _root_: DictConfig) -> str:
+    return hashlib.sha256(json.dumps(run_identity(_root_), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _by_mode(single: str, sweep: str, *, _root_: DictConfig) -> str:
+    """`single` in one run, `sweep` in a job of -m. Hydra's own node is there while it composes, and gone in the job."""
+    mode = _root_.hydra.mode if "hydra" in _root_ else HydraConfig.get().mode if HydraConfig.initialized() else None
+    return sweep if mode == RunMode.MULTIRUN else single
+
+
+OmegaConf.register_new_resolver("config_hash", _config_hash, replace=True)
+OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
+
+
+def build(config: DictConfig, **arguments: Any) -> Any:
+    """The object that a configuration with `_target_` describes. An InputError of its constructor stays one."""
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn an InputError into one line and exit status 1; bugs keep their traceback."""
+    try:
+        yield
+    except InputError as error:
+        logging.getLogger(__name__).debug("InputError", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def run_command(main: Callable[[], None], config_name: str) -> None:
+    """Run a Hydra command; where it refuses a mistyped key, say which keys there are."""
+    try:
+        main()
+    except SystemExit as stop:
+        hint = _hint(config_name, sys.argv[1:]) if stop.code else None
+        if hint is not None:
+            print(hint, file=sys.stderr)
+        raise
+
+
+def _hint(config_name: str, arguments: list[str]) -> str | None:
+    """A sentence about the first override that names no key, or None. The group choices among them are respected."""
+    overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./@]*=", argument)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        groups = {path.parent.name for path in CONFIGS.glob("*/*.yaml")}
+        choices = [override.split(",")[0] for override in overrides if override.split("=")[0] in groups]
+        try:
+            config = compose(config_name, choices)
+        except Exception:
+            return None  # a mistyped choice: Hydra has listed the choices itself
+    for key in (override.split("=")[0] for override in overrides):
+        if key in groups or key.startswith("hydra"):
+            continue
+        *parents, leaf = key.split(".")
+        node: Any = config
+        for depth, parent in enumerate([*parents, leaf]):
+            if not isinstance(node, DictConfig) or parent not in node:
+                allowed = sorted(str(k) for k in node if not str(k).startswith("_")) if isinstance(node, DictConfig) else []
+                where = ".".join(parents[:depth]) or "the configuration"
+                close = difflib.get_close_matches(parent, allowed, n=1)
+                guess = f" Did you mean {close[0]}?" if close else ""
+                return f"\n{parent} is not a key of {where}.{guess} Allowed: {', '.join(allowed) or 'nothing below it'}."
+            node = node._get_node(parent)
+    return None

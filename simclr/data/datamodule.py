@@ -1,0 +1,127 @@
+"""Batches of two views: gathered by step number from the store, augmented on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from simclr.augment import batched
+from simclr.augment.recipe import Draws, Recipe
+from simclr.batch import PictureBatch, ViewBatch
+from simclr.data.store import ImageStore, Pictures
+from simclr.errors import InputError
+from simclr.randomness import generator
+
+VIEWS = 2
+
+
+class PictureSource(Protocol):
+    """Where pictures come from; see tiny_imagenet.py, shapes.py, folder.py."""
+
+    def load(self) -> Pictures:
+        """Open the pictures, making what is missing. Safe to call from several processes at once."""
+
+
+class StepLoader:
+    """The batches of a run as a function of the step: step s of epoch e holds part s of the shuffle (seed, e).
+
+    It yields one epoch an iteration and knows its place: Lightning keeps `state_dict()` in the checkpoint, so a resumed
+    run goes on with the very next batch. The last, partial batch of an epoch is dropped.
+    """
+
+    def __init__(self, store: ImageStore, batch_size: int, seed: int) -> None:
+        self.store, self.batch_size, self.seed = store, batch_size, seed
+        self.step = 0
+
+    def __len__(self) -> int:
+        return len(self.store) // self.batch_size
+
+    def __iter__(self) -> Iterator[PictureBatch]:
+        epoch = self.step // len(self)
+        order = torch.randperm(len(self.store), generator=generator("order", self.seed, epoch))
+        while self.step < (epoch + 1) * len(self):
+            start = self.step % len(self) * self.batch_size
+            index = order[start : start + self.batch_size]
+            step, self.step = self.step, self.step + 1
+            yield PictureBatch(self.store.gather(index.numpy()), index, step)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+
+class TwoViews(pl.LightningDataModule):
+    """Two augmented views of every picture of a batch.
+
+    source: the pictures. recipe: the augmentation. seed: of picture order and augmentation.
+    limit_images: train on the first N pictures of a fixed shuffle, which is the same for every seed.
+    augment: the engine, batched.augment or reference.augment.
+    """
+
+    def __init__(
+        self,
+        source: PictureSource,
+        recipe: Recipe,
+        batch_size: int,
+        seed: int,
+        limit_images: int | None = None,
+        augment: Callable[[Tensor, Draws, Recipe], Tensor] = batched.augment,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise InputError(f"batch_size={batch_size} leaves no negatives to contrast with; use 2 or more")
+        if limit_images is not None and limit_images < 1:
+            raise InputError(f"limit_images={limit_images} leaves nothing to train on; use null for all pictures")
+        self.source, self.recipe, self.augment = source, recipe, augment
+        self.batch_size, self.seed, self.limit_images = batch_size, seed, limit_images
+        self.pictures: Pictures | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the pictures. Raises InputError where they do not fill one batch."""
+        if self.pictures is not None:
+            return
+        train, val = self.source.load()
+        if self.limit_images is not None:
+            train = train.first_of_shuffle(self.limit_images)
+        if len(train) < self.batch_size:
+            raise InputError(
+                f"batch_size={self.batch_size} is larger than the number of training pictures, {len(train)}; use a "
+                "smaller batch_size or more pictures"
+            )
+        self.pictures = Pictures(train, val)
+
+    @property
+    def train(self) -> ImageStore:
+        """The pictures that are trained on."""
+        assert self.pictures is not None, "setup() opens the pictures"
+        return self.pictures.train
+
+    @property
+    def val(self) -> ImageStore | None:
+        """The validation pictures, None where the source has none."""
+        assert self.pictures is not None, "setup() opens the pictures"
+        return self.pictures.val
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.train) // self.batch_size
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(self.train, self.batch_size, self.seed)
+
+    def on_after_batch_transfer(self, batch: PictureBatch, dataloader_idx: int) -> ViewBatch:
+        """Augment on the device. The draws are a function of (seed, step, rank, view) and of nothing else."""
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        count, height, width, _ = batch.pictures.shape
+        views = []
+        for view in range(VIEWS):
+            source = generator("augment", self.seed, batch.step, rank, view)
+            draws = self.recipe.draw(count, height, width, source)
+            views.append(self.augment(batch.pictures, draws, self.recipe))
+        return ViewBatch(torch.stack(views), batch.index)

@@ -1,0 +1,9 @@
+"""The one exception type whose message is written for the person at the keyboard."""
+
+
+class InputError(ValueError):
+    """Something the user gave (a value, a file, a data set) cannot be used.
+
+    The message names the thing and the remedy. The commands print it without a traceback and exit with status 1; any
+    other exception is a bug of ours and keeps its traceback.
+    """

@@ -1,0 +1,1 @@
+"""Judging a frozen encoder: plain tensors in, numbers out."""

@@ -1,0 +1,30 @@
+"""Weighted k-nearest-neighbour classification of features (Wu et al. 2018, section 3.4)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 1024  # queries compared with the whole bank at once; bounds the memory
+
+
+def protocol(k: int, temperature: float, bank: int) -> str:
+    """The words that stand beside a k-NN figure."""
+    return f"cosine k-NN, k={k}, weights exp(s/{temperature}), bank of {bank} un-augmented training pictures"
+
+
+def knn_predict(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """The class with the largest sum of exp(cosine similarity / temperature) among the k nearest of the bank.
+
+    bank: float [M, F], bank_labels: int64 [M], queries: float [N, F]; all on one device. k is cut to M.
+    Returns int64 [N].
+    """
+    bank = F.normalize(bank, dim=1)
+    predictions = []
+    for chunk in F.normalize(queries, dim=1).split(CHUNK):
+        similarity, neighbour = (chunk @ bank.T).topk(min(k, len(bank)), dim=1)
+        votes = torch.zeros(len(chunk), classes, device=bank.device)
+        votes.scatter_add_(1, bank_labels[neighbour], (similarity / temperature).exp())
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions)

@@ -1,0 +1,1 @@
+"""Self-supervised methods, one file and one training step each."""

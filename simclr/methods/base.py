@@ -1,0 +1,47 @@
+"""What every pre-training method shares: an encoder to take home, an optimiser, a schedule in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from simclr.models.backbone import Encoder
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[..., LRScheduler]  # (optimizer, total_steps=..., steps_per_epoch=...)
+
+
+class Method(pl.LightningModule):
+    """A method says how views become a loss, in `compute`; this base does the rest.
+
+    backbone: the encoder that evaluation judges and users take home; pictures [B, 3, H, W] to features.
+    optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs.
+    """
+
+    def __init__(self, backbone: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+
+    def compute(self, batch: Any) -> Mapping[str, Tensor]:
+        """Scalars of one batch by name; "loss" is minimised, and every one is logged as train/<name>."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        scalars = self.compute(batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()}, prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
+        return scalars["loss"]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        max_epochs = self.trainer.max_epochs
+        assert max_epochs is not None
+        scheduler = self.make_scheduler(optimizer, total_steps=steps, steps_per_epoch=steps // max_epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
