@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from simclr.cli import as_dict, build, clear_errors, run_command, run_identity
+from simclr.cli import as_dict, build, clear_errors, quiet_libraries, run_command, run_identity
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.data.datamodule import TwoViews
     from simclr.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
 
+    quiet_libraries()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     log.info("Run directory: %s", run_dir)
     for key, least in (("epochs", 1), ("seed", 0)):
@@ -89,12 +90,17 @@ def claim(run_dir: Path, config: DictConfig) -> None:
     """Make `run_dir` this configuration's own: refuse one that belongs to another, clear it for resume=never."""
     stored = run_dir / "config.yaml"
     if stored.exists():
-        other = run_identity(OmegaConf.load(stored))
-        different = [key for key, value in run_identity(config).items() if other.get(key) != value]
+        other = OmegaConf.load(stored)
+        assert isinstance(other, DictConfig)
+        before = run_identity(other)
+        different = [key for key, value in run_identity(config).items() if before.get(key) != value]
         if different:
-            raise InputError(f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root")
+            raise InputError(
+                f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root"
+            )
     if config.resume == "never":
-        for leftover in (*run_dir.glob("events.out.tfevents.*"), *run_dir.glob("*.json"), run_dir / "checkpoints"):
+        results = [run_dir / name for name in ("metrics.json", "checkpoints", "features")]
+        for leftover in (*results, *run_dir.glob("events.out.tfevents.*"), *run_dir.glob("linear_eval*.json")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     OmegaConf.save(config, stored, resolve=True)
 

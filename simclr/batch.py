@@ -6,15 +6,15 @@ from torch import Tensor
 
 
 class PictureBatch(NamedTuple):
-    """Before augmentation: pictures uint8 [B, H, W, 3], index int64 [B] into the store, and the step of the run."""
+    """Before augmentation: pictures uint8 [B, H, W, 3], rows int64 [B] of the store, and the step of the run."""
 
     pictures: Tensor
-    index: Tensor
+    rows: Tensor
     step: int
 
 
 class ViewBatch(NamedTuple):
-    """After it: views float32 [2, B, 3, S, S] in [0, 1], and index int64 [B] into the store."""
+    """After it: views float32 [2, B, 3, S, S] in [0, 1], and rows int64 [B] of the store."""
 
     views: Tensor
-    index: Tensor
+    rows: Tensor

@@ -55,7 +55,7 @@ def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def export_backbone(backbone: nn.Module, path: Path) -> None:
-    """Write the encoder's weights as safetensors under torchvision's keys (those of the classifier, fc.*, are absent)."""
+    """Write the encoder's weights as safetensors, under torchvision's keys less those of the classifier (fc.*)."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     unfinished = path.with_name(path.name + ".part")
     save_file(weights, unfinished)

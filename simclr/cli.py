@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,15 @@ def clear_errors() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def quiet_libraries() -> None:
+    """Keep what Lightning and TensorBoard say about themselves out of a run's log."""
+    import pytorch_lightning  # noqa: F401  it sets its level when it is imported
+
+    for library in ("pytorch_lightning", "tensorboard"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
+
+
 def run_command(main: Callable[[], None], config_name: str) -> None:
     """Run a Hydra command; where it refuses a mistyped key, say which keys there are."""
     try:
@@ -110,10 +120,13 @@ def _hint(config_name: str, arguments: list[str]) -> str | None:
         node: Any = config
         for depth, parent in enumerate([*parents, leaf]):
             if not isinstance(node, DictConfig) or parent not in node:
-                allowed = sorted(str(k) for k in node if not str(k).startswith("_")) if isinstance(node, DictConfig) else []
+                names = map(str, node) if isinstance(node, DictConfig) else ()
+                allowed = sorted(name for name in names if not name.startswith("_"))
                 where = ".".join(parents[:depth]) or "the configuration"
                 close = difflib.get_close_matches(parent, allowed, n=1)
                 guess = f" Did you mean {close[0]}?" if close else ""
-                return f"\n{parent} is not a key of {where}.{guess} Allowed: {', '.join(allowed) or 'nothing below it'}."
+                return (
+                    f"\n{parent} is not a key of {where}.{guess} Allowed: {', '.join(allowed) or 'nothing below it'}."
+                )
             node = node._get_node(parent)
     return None

@@ -21,7 +21,7 @@ def choose_accelerator(requested: str) -> str:
 
 
 def cpu_has_bf16_matrix_units() -> bool:
-    """True where bfloat16 products run on matrix units (AMX); elsewhere bfloat16 is emulated and slower than float32."""
+    """True where bfloat16 products run on matrix units (AMX)."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 

@@ -4,6 +4,9 @@ Operations take pictures [B, 3, H, W], float32 in [0, 1], and one parameter a pi
 Each agrees with torchvision's operation of the same name at the same parameter.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,22 +22,24 @@ def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
     pictures: uint8 [B, H, W, 3] on any device. Returns float32 [B, 3, size, size] in [0, 1] on that device.
     """
     view = resized_crop(pictures, draws, recipe.size)
-    view = _where(view, draws.solarize, lambda x, _: solarize(x, recipe.solarize_threshold))
+    view = _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
     view = color_jitter(view, draws)
-    view = _where(view, draws.grayscale, lambda x, _: grayscale(x))
+    view = _apply(grayscale, view, draws.grayscale)
     return gaussian_blur(view, draws.sigma.to(view.device), recipe.blur_kernel)
 
 
-def _where(pictures: Tensor, chosen: Tensor, operation) -> Tensor:
-    """Apply operation(chosen pictures, their indices) to the pictures marked in `chosen` (bool [B], on the CPU).
+def _apply(operation: Callable[..., Tensor], pictures: Tensor, chosen: Tensor, *parameters: Tensor) -> Tensor:
+    """Replace the pictures marked in `chosen` (bool [B]) by operation(pictures, *parameters) of those alone.
 
-    The draws stay on the CPU so that picking the subset costs a GPU no synchronisation.
+    chosen and parameters, each [B], stay on the CPU, so that picking the subset costs a GPU no synchronisation.
     """
     index = chosen.nonzero().squeeze(1)
     if len(index) == 0:
         return pictures
-    on_device = index.to(pictures.device, non_blocking=True)
-    return pictures.index_copy(0, on_device, operation(pictures[on_device], index))
+    device = pictures.device
+    on_device = index.to(device, non_blocking=True)
+    changed = operation(pictures[on_device], *(parameter[index].to(device) for parameter in parameters))
+    return pictures.index_copy(0, on_device, changed)
 
 
 def resized_crop(pictures: Tensor, draws: Draws, size: int) -> Tensor:
@@ -87,11 +92,7 @@ def color_jitter(pictures: Tensor, draws: Draws) -> Tensor:
     for position in range(len(adjustments)):
         for which, (adjust, parameter) in enumerate(adjustments):
             chosen = draws.jitter & (draws.jitter_order[:, position] == which)
-            pictures = _where(
-                pictures,
-                chosen,
-                lambda x, index, adjust=adjust, parameter=parameter: adjust(x, parameter[index].to(x.device)),
-            )
+            pictures = _apply(adjust, pictures, chosen, parameter)
     return pictures
 
 

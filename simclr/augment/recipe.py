@@ -74,7 +74,7 @@ class Recipe:
             low_high = getattr(self, name)
             check(len(low_high) == 2 and 0 < low_high[0] <= low_high[1] < math.inf, name, "write [low, high], low > 0")
         check(self.crop_scale[1] <= 1, "crop_scale", "a crop is at most the whole picture, 1")
-        check(0 <= self.solarize_threshold <= 256, "solarize_threshold", "a threshold lies between 0 and 256")
+        check(0 <= self.solarize_threshold <= 255, "solarize_threshold", "a threshold lies between 0 and 255")
         check(self.size >= 8, "size", "views are at least 8 pixels wide")
         check(self.blur_kernel % 2 == 1 and self.blur_kernel > 0, "blur_kernel", "a kernel is odd and positive")
         check(self.blur_kernel // 2 < self.size, "blur_kernel", f"views are only {self.size} pixels wide")

@@ -46,7 +46,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         unfinished = self.path.with_name(self.path.name + ".part")
-        trainer.save_checkpoint(unfinished)
+        trainer.save_checkpoint(unfinished, weights_only=False)  # False: with optimiser and position
         if trainer.is_global_zero:
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())

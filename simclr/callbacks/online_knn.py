@@ -36,7 +36,7 @@ class OnlineKNN(Callback):
     @property
     def protocols(self) -> dict[str, str]:
         """What stands beside this callback's numbers in metrics.json."""
-        return {"val/knn_top1": protocol(self.k, self.temperature, self.bank_size)}
+        return {"val/knn_top1": protocol(self.bank_size, self.k, self.temperature)}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import time
 from collections import deque
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simclr.results import last_scalars, provenance, write_json
 
 WARM_UP_STEPS = 3  # after every start or pause; they pay for memory, kernels and caches
 WINDOW = 10  # steps that the shown speed is averaged over
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tensorboard")
 
 
 class RunMetrics(Callback):
@@ -72,10 +67,8 @@ class RunMetrics(Callback):
             "images_seen": trainer.global_step * self.batch_size,
             "epochs": trainer.current_epoch,
             "precision": self.precision,
-            "device": device_name(pl_module.device),
-            "git_commit": git_commit(),
-            "versions": {package: version(package) for package in PACKAGES},
             "protocol": protocols,
+            **provenance(pl_module.device),
         }
         write_json(self.run_dir / "metrics.json", metrics)
 
@@ -88,38 +81,3 @@ class RunMetrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step_seconds = state_dict["step_seconds"]
         self.earlier_seconds = state_dict["wall_seconds"]
-
-
-def last_scalars(run_dir: Path) -> dict[str, float]:
-    """The last value of every scalar tag in the TensorBoard events of `run_dir`, Lightning's epoch counter left out."""
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 1})
-    events.Reload()
-    return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag != "epoch"}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never half of it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" where files differ from it; None outside a checkout."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def device_name(device: torch.device) -> str:
-    """What a reader recognises: the GPU's name, or the processor's with the number of threads used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = "processor"
-    return f"{device.type}: {model}, {torch.get_num_threads()} threads"

@@ -45,9 +45,9 @@ class StepLoader:
         order = torch.randperm(len(self.store), generator=generator("order", self.seed, epoch))
         while self.step < (epoch + 1) * len(self):
             start = self.step % len(self) * self.batch_size
-            index = order[start : start + self.batch_size]
+            rows = order[start : start + self.batch_size]
             step, self.step = self.step, self.step + 1
-            yield PictureBatch(self.store.gather(index.numpy()), index, step)
+            yield PictureBatch(self.store.gather(rows.numpy()), rows, step)
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
@@ -124,4 +124,4 @@ class TwoViews(pl.LightningDataModule):
             source = generator("augment", self.seed, batch.step, rank, view)
             draws = self.recipe.draw(count, height, width, source)
             views.append(self.augment(batch.pictures, draws, self.recipe))
-        return ViewBatch(torch.stack(views), batch.index)
+        return ViewBatch(torch.stack(views), batch.rows)

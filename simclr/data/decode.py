@@ -132,7 +132,7 @@ def _collate(pictures: list[np.ndarray | str]) -> torch.Tensor | str:
     for picture in pictures:
         if isinstance(picture, str):
             return picture
-    return torch.from_numpy(np.stack(pictures))  # type: ignore[arg-type]
+    return torch.from_numpy(np.stack(pictures))
 
 
 def decoded_batches(archive: Archive, names: list[str], size: int, title: str) -> Iterator[np.ndarray]:

@@ -60,8 +60,8 @@ class ImageFolder:
         names = [name for name in FolderArchive(self.root).names() if PurePosixPath(name).suffix.lower() in endings]
         if not names:
             raise InputError(f"data.root={self.root} holds no pictures (files that end in .jpg, .png, ...)")
-        tops = {"train/": [], "val/": []} if (self.root / "train").is_dir() and (self.root / "val").is_dir() else {"": []}
-        members: dict[str, list[str]] = tops
+        split = (self.root / "train").is_dir() and (self.root / "val").is_dir()
+        members: dict[str, list[str]] = {"train/": [], "val/": []} if split else {"": []}
         for name in names:
             for top in members:
                 if name.startswith(top):

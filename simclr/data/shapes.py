@@ -73,9 +73,10 @@ class Shapes:
 
     def load(self) -> Pictures:
         """Render both splits into memory."""
-        return Pictures(*(self._render(stream, name, count) for stream, (name, count) in enumerate(self.counts.items())))
+        return Pictures(*(self._render(stream, split) for stream, split in enumerate(self.counts)))
 
-    def _render(self, stream: int, name: str, count: int) -> ImageStore:
+    def _render(self, stream: int, split: str) -> ImageStore:
+        count = self.counts[split]
         labels = np.arange(count) % len(SHAPES)
         unit = np.random.default_rng([self.seed, stream]).random((count, 18), np.float32)
         pixels = np.empty((count, self.size, self.size, 3), np.uint8)
@@ -84,7 +85,7 @@ class Shapes:
             for start in range(0, len(members), CHUNK):
                 chunk = members[start : start + CHUNK]
                 pixels[chunk] = _draw(unit[chunk], self.size, outline)
-        key = f"shapes {name} {count} {self.size} px seed {self.seed}"
+        key = f"shapes {split} {count} {self.size} px seed {self.seed}"
         return ImageStore.of(pixels, labels, classes=list(SHAPES), key=key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class ImageStore:
             rows=self.rows[indices],
             labels=None if self.labels is None else self.labels[indices],
             boxes=None if self.boxes is None else self.boxes[indices],
-            key=f"{self.key}[{len(indices)}:{crc32(np.ascontiguousarray(indices)):08x}]",
+            key=f"{self.key}[{hashlib.sha256(indices.tobytes()).hexdigest()[:16]}]",
         )
 
     def first_of_shuffle(self, limit: int) -> ImageStore:
@@ -124,8 +124,8 @@ def open_store(folder: Path, archive: Archive, size: int, plan: Callable[[], Pla
                 lock.acquire()
         except OSError as error:
             raise InputError(
-                f"cannot write the picture store {folder} ({error.strerror or error}); name a folder that can be written "
-                "with data.store=FOLDER"
+                f"cannot write the picture store {folder} ({error.strerror or error}); name a folder that can be "
+                "written with data.store=FOLDER"
             ) from error
         try:
             if not _is_current(folder, fingerprint):

@@ -140,7 +140,9 @@ class _Layout:
                     "fetch the data set again, or take the line out",
                 )
             if wnid not in label_of:
-                raise self._error(f"gives {picture} the class {wnid} in {listing}", "wnids.txt does not list that class")
+                raise self._error(
+                    f"gives {picture} the class {wnid} in {listing}", "wnids.txt does not list that class"
+                )
         stray = sorted(present - wnids.keys())
         if stray:
             raise self._error(f"has val/images/{stray[0]}, which {listing} does not list", "add its line or remove it")

@@ -7,13 +7,17 @@ from torch import Tensor
 CHUNK = 1024  # queries compared with the whole bank at once; bounds the memory
 
 
-def protocol(k: int, temperature: float, bank: int) -> str:
-    """The words that stand beside a k-NN figure."""
-    return f"cosine k-NN, k={k}, weights exp(s/{temperature}), bank of {bank} un-augmented training pictures"
+K = 20
+TEMPERATURE = 0.07
+
+
+def protocol(bank: int, k: int = K, temperature: float = TEMPERATURE) -> str:
+    """The words that stand beside a k-NN figure; bank: its number of pictures."""
+    return f"cosine k-NN, k={k}, weights exp(s/{temperature}), bank: {bank} un-augmented training pictures"
 
 
 def knn_predict(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, k: int = 20, temperature: float = 0.07
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, k: int = K, temperature: float = TEMPERATURE
 ) -> Tensor:
     """The class with the largest sum of exp(cosine similarity / temperature) among the k nearest of the bank.
 

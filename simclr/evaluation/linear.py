@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from torch import Tensor
 
 from simclr.errors import InputError
 from simclr.randomness import generator
 
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-PROTOCOL = (
-    "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of un-augmented "
-    "training pictures; L2 chosen on a held-out tenth of train from {grid}, refit on all of train, validation labels "
-    "read once; 95 % bootstrap interval over validation pictures"
-)
+
+
+def protocol(train_images: int, grid: Sequence[float] = L2_GRID) -> str:
+    """The words that stand beside a linear figure."""
+    return (
+        "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of "
+        f"{train_images} un-augmented training pictures; L2 chosen from {list(grid)} on a held-out tenth of them, "
+        "refit on all; validation labels read once; interval: 95 % percentile bootstrap over validation pictures"
+    )
 
 
 class LinearProbe(NamedTuple):
@@ -80,9 +85,7 @@ def fit(
     return LinearProbe(weight.detach(), bias.detach(), mean, scale)
 
 
-def choose_l2(
-    features: Tensor, labels: Tensor, classes: int, grid: Sequence[float], progress: Callable[[], None] | None = None
-) -> float:
+def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float]) -> float:
     """The strength in `grid` whose probe, fitted on nine tenths of train, is right most often on the other tenth.
 
     From strong to weak, each fit starting at the last. The tenth is a fixed shuffle's first.
@@ -90,12 +93,10 @@ def choose_l2(
     order = torch.randperm(len(features), generator=generator("held-out tenth")).to(features.device)
     held_out, rest = order[: len(order) // 10], order[len(order) // 10 :]
     probe, best = None, (-1.0, 0.0)
-    for l2 in sorted(grid, reverse=True):
+    for l2 in track(sorted(grid, reverse=True), "Choosing the L2 strength"):
         probe = fit(features[rest], labels[rest], classes, l2, probe)
         correct = (probe.scores(features[held_out]).argmax(dim=1) == labels[held_out]).float().mean().item()
         best = max(best, (correct, l2))
-        if progress is not None:
-            progress()
     return best[1]
 
 
@@ -106,19 +107,15 @@ def linear_evaluation(
     val_labels: Tensor,
     classes: int,
     grid: Sequence[float] = L2_GRID,
-    progress: Callable[[], None] | None = None,
 ) -> LinearResult:
     """The whole protocol on features float [N, F] and labels int64 [N]; validation labels are read at the end alone.
 
-    progress: called once for each strength tried and once for the final fit. Top-5 needs five classes and is 100 % with
-    fewer. Raises InputError where train is too small to hold a tenth out.
+    With fewer than five classes top-5 is 100 %. Raises InputError where train is too small to hold a tenth out.
     """
     if len(train) < 20:
         raise InputError(f"linear evaluation needs at least 20 labelled training pictures, got {len(train)}")
-    l2 = choose_l2(train, train_labels, classes, grid, progress)
+    l2 = choose_l2(train, train_labels, classes, grid)
     probe = fit(train, train_labels, classes, l2)
-    if progress is not None:
-        progress()
     best = probe.scores(val).topk(min(5, classes), dim=1).indices == val_labels[:, None]
     correct = best[:, 0].cpu().numpy()
     low, high = bootstrap_interval(correct)

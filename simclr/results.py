@@ -1,0 +1,60 @@
+"""JSON results, and what has to stand beside their numbers for them to be trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tensorboard")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` so that a reader sees the old file or the new one, never half of it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Hardware, commit of the code and package versions."""
+    return {
+        "device": device_name(device),
+        "git_commit": git_commit(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with "-dirty" where files differ from it; None outside a checkout."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader recognises: the GPU's name, or the processor's with the number of threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "processor"
+    return f"{device.type}: {model}, {torch.get_num_threads()} threads"
+
+
+def last_scalars(run_dir: Path) -> dict[str, float]:
+    """The last value of every scalar tag in the TensorBoard events of `run_dir`, Lightning's epoch counter left out."""
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 1})
+    events.Reload()
+    return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag != "epoch"}

@@ -1,0 +1,102 @@
+"""Data sets made on the spot, and the commands as a user runs them."""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Small enough for a training run of seconds: 4 steps an epoch.
+TINY_RUN = (
+    "data=shapes",
+    "data.train_count=64",
+    "data.val_count=20",
+    "data.size=16",
+    "batch_size=16",
+    "epochs=2",
+    "precision=32",
+)
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(script: str, *overrides: object) -> list[str]:
+    return [sys.executable, str(REPOSITORY / script), *map(str, overrides)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """run("train.py", overrides...) in an empty working directory of its own; output is captured as text."""
+
+    def run_command(script: str, *overrides: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            command(script, *overrides), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+        )
+        if check and done.returncode:
+            pytest.fail(f"{script} {overrides} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run_command
+
+
+def picture_bytes(pixels: np.ndarray, format: str = "PNG") -> bytes:
+    """uint8 [H, W, 3] or [H, W] as a picture file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def tiny_imagenet_files() -> dict[str, bytes]:
+    """Tiny ImageNet's layout with 3 classes of 2 training pictures, one of them gray, and 4 validation pictures."""
+    random = np.random.default_rng(0)
+    wnids = ["n03", "n01", "n02"]
+    files = {"wnids.txt": "\n".join(wnids).encode(), "words.txt": b"n01\tcat\n"}
+    for wnid in wnids:
+        for i in range(2):
+            shape = (64, 64) if (wnid, i) == ("n01", 0) else (64, 64, 3)
+            pixels = random.integers(0, 256, shape, dtype=np.uint8)
+            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = picture_bytes(pixels)
+        # The official listing names pictures that a subset lacks.
+        files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{wnid}_0.JPEG\t1\t2\t3\t4\n{wnid}_9.JPEG\t0\t0\t9\t9\n".encode()
+    listing = []
+    for i, wnid in enumerate(["n01", "n03", "n02", "n01"]):
+        files[f"val/images/val_{i}.JPEG"] = picture_bytes(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        listing.append(f"val_{i}.JPEG\t{wnid}\t{i}\t10\t20\t30")
+    files["val/val_annotations.txt"] = "\n".join(listing).encode()
+    files["test/images/test_0.JPEG"] = b"never read"
+    return files
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"tiny-imagenet-200/{name}", content)
+    return path
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_subset() -> Path:
+    """The zip of real Tiny ImageNet pictures, where the machine has one."""
+    path = REPOSITORY.parent / "shared" / "data" / "tiny-imagenet-200-subset.zip"
+    if not path.exists():
+        pytest.skip("no real pictures at ../shared/data/tiny-imagenet-200-subset.zip")
+    return path

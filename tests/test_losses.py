@@ -1,0 +1,91 @@
+"""InfoNCE against the paper's Algorithm 1 and against an independent library."""
+
+import math
+
+import pytest
+import torch
+from pytorch_metric_learning.losses import NTXentLoss
+
+from simclr.errors import InputError
+from simclr.losses import info_nce, top_k
+
+
+def algorithm_1(embeddings: torch.Tensor, temperature: float) -> float:
+    """Chen et al. 2020, Algorithm 1, line by line: z_{2k-1} and z_{2k} are the two views of picture k."""
+    views, pictures, _ = embeddings.shape
+    assert views == 2
+    z = {}
+    for k in range(1, pictures + 1):
+        z[2 * k - 1], z[2 * k] = embeddings[0, k - 1].double(), embeddings[1, k - 1].double()
+    n = 2 * pictures
+    s = {(i, j): (z[i] @ z[j] / (z[i].norm() * z[j].norm())).item() for i in z for j in z}
+
+    def ell(i: int, j: int) -> float:
+        denominator = sum(math.exp(s[i, k] / temperature) for k in range(1, n + 1) if k != i)
+        return -math.log(math.exp(s[i, j] / temperature) / denominator)
+
+    return sum(ell(2 * k - 1, 2 * k) + ell(2 * k, 2 * k - 1) for k in range(1, pictures + 1)) / n
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_equals_the_papers_algorithm(temperature):
+    embeddings = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(1))
+    loss = info_nce(embeddings, temperature).loss
+    assert loss.item() == pytest.approx(algorithm_1(embeddings, temperature), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_value_and_gradient_agree_with_pytorch_metric_learning(temperature):
+    mine = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    theirs = mine.detach().clone().requires_grad_()
+    loss = info_nce(mine, temperature).loss
+    labels = torch.arange(64).repeat(2)
+    expected = NTXentLoss(temperature)(theirs.flatten(0, 1), labels)
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=0)
+
+
+def test_identical_embeddings_give_log_of_the_candidates_and_no_accuracy():
+    loss, rank = info_nce(torch.ones(2, 8, 4), 0.07)
+    assert loss.item() == pytest.approx(math.log(15), rel=1e-6)
+    assert top_k(rank, 5).item() == 0  # ties count against the positive: collapse is not success
+
+
+def test_more_than_two_views_average_over_ordered_pairs():
+    embeddings = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(3))
+    unit = torch.nn.functional.normalize(embeddings.flatten(0, 1), dim=1).double()
+    logits = unit @ unit.T / 0.2
+    terms = []
+    for i in range(12):
+        others = [j for j in range(12) if j != i]
+        for j in others:
+            if j % 4 == i % 4:
+                terms.append(torch.logsumexp(logits[i, others], 0) - logits[i, j])
+    assert info_nce(embeddings, 0.2).loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_low_temperature_is_finite_under_half_precision():
+    embeddings = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(4)).mul_(1e3).half().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = info_nce(embeddings, 0.01).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert embeddings.grad is not None
+    assert embeddings.grad.isfinite().all()
+
+
+def test_rank_counts_the_candidates_that_beat_the_positive():
+    # On a circle: the views of picture 0 are 10° apart and view 1 of picture 1 lies between them; its view 2 is far.
+    angles = torch.tensor([[0.0, 4.0], [10.0, 90.0]]).deg2rad()
+    rank = info_nce(torch.stack([angles.cos(), angles.sin()], dim=-1), 0.07).rank
+    assert rank.tolist() == [1, 2, 1, 0 + 1]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match=r"temperature must be greater than 0, got -1"):
+        info_nce(torch.ones(2, 2, 2), -1)
+    with pytest.raises(InputError, match=r"got \[1, 2, 2\]"):
+        info_nce(torch.ones(1, 2, 2), 0.1)

@@ -1,0 +1,149 @@
+"""The picture store: whole or absent, built once, rebuilt when its source changes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simclr.data.decode import FolderArchive
+from simclr.data.store import Plan, Split, open_store
+from simclr.errors import InputError
+from tests.conftest import environment, picture_bytes
+
+
+def make_pictures(folder: Path, count: int, value: int = 0) -> FolderArchive:
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        (folder / f"{i:04}.png").write_bytes(picture_bytes(np.full((16, 16, 3), (value + i) % 256, np.uint8)))
+    return FolderArchive(folder)
+
+
+def plan_of(archive: FolderArchive) -> Plan:
+    names = archive.names()
+    return Plan({"train": Split(names, np.arange(len(names)), None)}, [str(i) for i in range(len(names))])
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from simclr.data.store import open_store
+from tests.test_store import plan_of
+from simclr.data.decode import FolderArchive
+archive = FolderArchive(Path(sys.argv[1]))
+def plan():
+    print("building", flush=True)
+    return plan_of(archive)
+pictures = open_store(Path(sys.argv[2]), archive, 16, plan)
+print("pictures", len(pictures.train), int(pictures.train.pixels[:, 0, 0, 0].sum()), flush=True)
+"""
+
+
+def start_build(source: Path, store: Path) -> "subprocess.Popen[str]":
+    root = Path(__file__).parent.parent
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(source), str(store)],
+        cwd=root,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def test_pictures_labels_and_order(tmp_path):
+    archive = make_pictures(tmp_path / "source", 5)
+    train, val = open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+    assert val is None
+    assert train.labels is not None
+    assert train.labels.tolist() == [0, 1, 2, 3, 4]
+    assert train.gather(np.array([3, 1]))[:, 0, 0, 0].tolist() == [3, 1]
+    chosen = train.select(np.array([4, 2]))
+    assert chosen.gather(slice(0, 2))[:, 0, 0, 0].tolist() == [4, 2]
+    assert chosen.labels is not None
+    assert chosen.labels.tolist() == [4, 2]
+    assert chosen.key != train.key != train.select(np.array([2, 4])).key
+
+
+def test_second_opening_builds_nothing_and_a_changed_source_rebuilds(tmp_path):
+    archive = make_pictures(tmp_path / "source", 3)
+    open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+
+    def refuse() -> Plan:
+        pytest.fail("the store is current")
+
+    open_store(tmp_path / "store", archive, 16, refuse)
+    make_pictures(tmp_path / "source", 4, value=100)
+    train = open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive)).train
+    assert train.pixels[:, 0, 0, 0].tolist() == [100, 101, 102, 103]
+
+
+def test_two_processes_build_once(tmp_path):
+    make_pictures(tmp_path / "source", 600)
+    processes = [start_build(tmp_path / "source", tmp_path / "store") for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    assert sum("building" in output for output in outputs) == 1
+    assert outputs[0][-1] == outputs[1][-1]
+
+
+def test_a_killed_build_leaves_no_store_and_the_next_one_is_whole(tmp_path):
+    make_pictures(tmp_path / "source", 3000)
+    process = start_build(tmp_path / "source", tmp_path / "store")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "building\n"
+    while not list(tmp_path.glob("store.building/*.npy")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "store").exists()
+    output, _ = start_build(tmp_path / "source", tmp_path / "store").communicate(timeout=120)
+    assert output.splitlines()[-1] == f"pictures 3000 {sum(i % 256 for i in range(3000))}"
+    assert not (tmp_path / "store.building").exists()
+
+
+def test_an_undecodable_picture_is_named_and_nothing_is_left(tmp_path):
+    archive = make_pictures(tmp_path / "source", 300)
+    bad = tmp_path / "source" / "0250.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"0250\.png .* cannot be decoded .*replace or remove"):
+        open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "store.building").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_writing(tmp_path, monkeypatch):
+    archive = make_pictures(tmp_path / "source", 3)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"needs 0 MB and 0 MB are free.*data\.store=FOLDER"):
+        open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    archive = make_pictures(tmp_path / "source", 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write the picture store .*data\.store=FOLDER"):
+        open_store(tmp_path / "file" / "store", archive, 16, lambda: plan_of(archive))
+
+
+def test_a_damaged_store_is_rebuilt(tmp_path):
+    archive = make_pictures(tmp_path / "source", 2)
+    open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+    meta = tmp_path / "store" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()))[:20])
+    assert len(open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive)).train) == 2
+
+
+def test_the_shuffle_behind_limit_images_is_fixed_and_nested(tmp_path):
+    archive = make_pictures(tmp_path / "source", 50)
+    train = open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive)).train
+    ten, twenty = train.first_of_shuffle(10), train.first_of_shuffle(20)
+    assert ten.rows.tolist() == twenty.rows[:10].tolist()
+    assert sorted(ten.rows.tolist()) != list(range(10))
