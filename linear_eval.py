@@ -36,7 +36,7 @@ def evaluate(config: DictConfig) -> float:
     device = torch.device(choose_accelerator("auto"))
     encoder = rebuild_encoder(checkpoint, trained=not config.untrained).to(device)
 
-    train, val = build(config.data or OmegaConf.create(checkpoint["config"]).data).load()
+    train, val = build(config.data if "data" in config else OmegaConf.create(checkpoint["config"]).data).load()
     if val is None or val.labels is None or train.labels is None:
         raise InputError("linear evaluation needs labelled training and validation pictures; choose others with data=")
     if config.limit_images is not None:

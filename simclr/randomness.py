@@ -16,5 +16,6 @@ def generator(stream: str, *key: int) -> torch.Generator:
     that is why runs draw from here and never from a generator whose state depends on what was drawn before. The mixing
     is NumPy's SeedSequence, which keeps neighbouring seeds and steps uncorrelated.
     """
-    words = np.random.SeedSequence([zlib.crc32(stream.encode()), *key]).generate_state(1, np.uint64)
+    # The length is part of the address: SeedSequence takes no notice of zeros at the end.
+    words = np.random.SeedSequence([zlib.crc32(stream.encode()), len(key), *key]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0]))

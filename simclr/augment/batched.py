@@ -151,7 +151,7 @@ def gaussian_blur(pictures: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected: again two matrix products a picture."""
     rows = _blur_weights(sigma, kernel, pictures.shape[2])[:, None]
     columns = _blur_weights(sigma, kernel, pictures.shape[3])[:, None]
-    return rows @ pictures @ columns.mT
+    return (rows @ pictures @ columns.mT).clamp_(0, 1)
 
 
 def _blur_weights(sigma: Tensor, kernel: int, size: int) -> Tensor:

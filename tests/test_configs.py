@@ -1,0 +1,146 @@
+"""The configuration tree: every choice composes, names runs apart, and says what is wrong with a mistyped one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from simclr.augment.recipe import Recipe
+from simclr.cli import CONFIGS, build
+from tests.conftest import REPOSITORY, Run
+
+GROUPS = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str, sweep: bool = False):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        mode = ["hydra.mode=MULTIRUN"] if sweep else []
+        config = compose("train", [*overrides, *mode], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+def run_dir(*overrides: str) -> str:
+    return composed(*overrides).hydra.run.dir
+
+
+def test_the_recipe_is_the_default():
+    config = composed()
+    assert (config.epochs, config.batch_size, config.temperature, config.optimizer.lr) == (50, 256, 0.07, 3e-4)
+    recipe = build(config.augmentation)
+    assert recipe == Recipe(
+        64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 7, [0.1, 2.0]
+    )
+    assert build(composed("augmentation=baseline").augmentation).solarize_p == 0
+    assert build(config.head, in_features=512)[0].out_features == 256
+    assert build(composed("head=baseline").head, in_features=512)[0].out_features == 512
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_compose_and_begin_with_how_to_run_them(experiment):
+    config = composed(f"experiment={experiment}")
+    OmegaConf.to_container(config.method, resolve=True)
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    for heading in (f"# Run:    python train.py experiment={experiment}", "# Time:", "# Expect:"):
+        assert heading in text
+
+
+def test_the_study_is_the_recipe_with_the_studys_schedule():
+    study, default = composed("experiment=study"), composed()
+    for key in default:
+        if key not in ("scheduler", "hydra"):
+            assert study[key] == default[key]
+    assert study.scheduler.half_period_epochs == 390
+
+
+def test_the_baseline_experiment_is_the_baseline_command():
+    assert run_dir("experiment=baseline") == run_dir("augmentation=baseline", "head=baseline")
+
+
+def test_every_key_of_every_choice_is_used():
+    """Each option names a `_target_` that takes every key it gives: no key is left unread."""
+    import inspect
+
+    from hydra.utils import get_object
+
+    for path in CONFIGS.glob("*/*.yaml"):
+        if path.parent.name in ("experiment", "hydra"):
+            continue
+        content = yaml.safe_load(path.read_text())
+        for node in content.values() if path.parent.name == "callbacks" else [content]:
+            if "_target_" in node:
+                accepted = inspect.signature(get_object(node["_target_"])).parameters
+                given = {key for key in node if not key.startswith("_")}
+                variadic = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+                assert variadic or given <= accepted.keys(), path
+
+
+def test_a_run_directory_belongs_to_one_configuration():
+    assert run_dir() == run_dir("epochs=50")
+    assert run_dir() == run_dir("resume=never")
+    assert Path(run_dir()).parent == Path("outputs")
+    changed = (
+        "seed=1",
+        "epochs=51",
+        "optimizer.lr=1e-3",
+        "head=baseline",
+        "augmentation.hue=0.1",
+        "data.root=elsewhere",
+    )
+    names = {Path(run_dir(override)).name for override in (*changed, "seed=0")}
+    assert len(names) == len(changed) + 1
+    assert Path(run_dir("output_root=/elsewhere")).parts[1] == "elsewhere"
+    assert Path(run_dir("name=mine")).name.startswith("mine-")
+    assert Path(run_dir("name=mine", "seed=1")) != Path(run_dir("name=mine"))
+
+
+def test_a_sweep_has_a_root_and_a_folder_of_its_own():
+    hydra = composed("seed=3", sweep=True).hydra
+    assert hydra.sweep.dir == "multirun/grid"
+    assert hydra.sweep.subdir.startswith("simclr-modified-slim-seed3-")
+    assert composed("sweep=mine", "output_root=x", sweep=True).hydra.sweep.dir == "x/mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("epoch=3", "Did you mean epochs? Allowed: "),
+        ("head.hidden=3", "hidden is not a key of head. Allowed: hidden_features, out_features."),
+        ("optimizer.lrr=3", "Did you mean lr?"),
+        ("head=slimm", "Available options in 'head':\n\tbaseline\n\tslim"),
+        ("heads=slim", "Did you mean head?"),
+    ],
+)
+def test_a_mistyped_override_says_what_is_allowed(run: Run, override, said):
+    done = run("train.py", override, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "linear_eval.py"])
+def test_help_shows_commands_and_groups(run: Run, script):
+    help_text = run(script, "--help").stdout
+    assert f"python {script}" in help_text
+    if script == "train.py":
+        assert "augmentation: baseline, modified" in help_text
+
+
+def test_showing_a_configuration_imports_no_torch():
+    """Torch takes seconds to import; with it, --help and --cfg job could not answer at once."""
+    code = (
+        "import runpy, sys\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: sys.exit(17 if 'torch' in sys.modules else 0)"
+    )
+    for arguments in (["train.py", "--cfg", "job"], ["train.py", "--help"], ["linear_eval.py", "--help"]):
+        start = f"import sys; sys.argv = {arguments}\n{code}"
+        done = subprocess.run([sys.executable, "-c", start], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        assert done.returncode == 0
+        assert len(done.stdout) > 100
