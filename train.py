@@ -56,6 +56,7 @@ def train(config: DictConfig) -> float | None:
         limit_images=config.limit_images,
     )
     data.setup()
+    steps = data.steps_per_epoch
     pl.seed_everything(config.seed, verbose=False)
     backbone = build(config.backbone)  # before the head, so that one seed gives every head the same backbone
     method = build(
@@ -63,7 +64,7 @@ def train(config: DictConfig) -> float | None:
         backbone=backbone,
         head=build(config.head, in_features=backbone.num_features),
         optimizer=build(config.optimizer),
-        scheduler=build(config.scheduler),
+        scheduler=build(config.scheduler, total_steps=config.epochs * steps, steps_per_epoch=steps),
     )
     # What the run directory promises to hold does not depend on the choice of callbacks.
     contract = [
@@ -75,7 +76,7 @@ def train(config: DictConfig) -> float | None:
         precision=LIGHTNING_PRECISION[precision],
         logger=build(config.logger, save_dir=run_dir, purge_step=step),
         callbacks=[*contract, *(build(callback) for callback in config.callbacks.values() if callback is not None)],
-        log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, data.steps_per_epoch // 10)),
+        log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
     )
     if trainer.world_size > 1:

@@ -144,9 +144,7 @@ def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
     ("override", "said"),
     [
         ("temperature=-1", "temperature=-1 is not usable; it must be greater than 0"),
-        ("batch_size=65", "batch_size=65 is larger than the number of training pictures, 64"),
         ("epochs=0", "epochs=0 is not usable; use 1 or more"),
-        ("augmentation.blur_kernel=4", "augmentation.blur_kernel=4 is not usable"),
         ("resume=nothing.ckpt", "there is no checkpoint nothing.ckpt"),
     ],
 )
@@ -211,7 +209,7 @@ def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
 
 def test_a_killed_run_goes_on_and_ends_as_if_never_stopped(tmp_path, run):
     """SIGKILL in mid-epoch, then the same command: the weights equal an undisturbed run's, bit for bit."""
-    overrides = (*TINY_RUN, "epochs=12", "checkpoint_minutes=0.0001", "callbacks.online_knn.every_n_epochs=100")
+    overrides = (*TINY_RUN, "epochs=12", "checkpoint_minutes=0.005", "callbacks.online_knn=null")
     (tmp_path / "killed").mkdir()
     process = start(tmp_path / "killed", *overrides)
     deadline = time.monotonic() + 120
@@ -260,8 +258,9 @@ def test_a_run_goes_on_from_a_named_checkpoint(finished, run, tmp_path):
 
 
 def test_a_directory_of_another_configuration_is_refused(run, tmp_path):
-    run("train.py", *TINY_RUN, "epochs=1", f"hydra.run.dir={tmp_path}/mine")
-    done = run("train.py", *TINY_RUN, "epochs=1", "seed=5", f"hydra.run.dir={tmp_path}/mine", check=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text(run("train.py", *TINY_RUN, "--cfg", "job", "--resolve").stdout)
+    done = run("train.py", *TINY_RUN, "seed=5", f"hydra.run.dir={tmp_path}/mine", check=False)
     assert done.returncode == 1
     assert "belongs to a run with another seed" in done.stderr
 

@@ -1,7 +1,9 @@
 """Procedural pictures: ten shapes under nuisance colour, position, scale, rotation and texture. Nothing to download.
 
-Colour, place and texture say nothing about the class, so a representation that separates the classes has learned
-shape; an untrained network, which sees mostly colour, hardly does.
+A picture scatters copies of one shape, each copy with its own colour, place, size and turn, over a striped ground. What
+two crops of it share is the shape; so a method that makes views of a picture alike has to find the shape, and k-NN
+accuracy on it shows whether it did. (With one copy in a picture, its colour and place tell pictures apart as well as
+its shape does, and a contrastive loss learns those instead.)
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from simclr.errors import InputError
 Field = np.ndarray  # float32 [B, H, W]: coordinates, or distance to an outline (negative inside)
 
 CHUNK = 512  # pictures rendered at once; bounds the memory
+LATTICE = 2  # copies of the shape along each side of a picture
+TURN = np.pi / 4  # a copy is turned by at most this, either way
+UNIFORMS = 9 + 7 * (LATTICE + 1) ** 2  # random numbers a picture: ground and shift, then each copy
 
 
 def _polygon(x: Field, y: Field, corners: int, inradius: float) -> Field:
@@ -78,7 +83,7 @@ class Shapes:
     def _render(self, stream: int, split: str) -> ImageStore:
         count = self.counts[split]
         labels = np.arange(count) % len(SHAPES)
-        unit = np.random.default_rng([self.seed, stream]).random((count, 18), np.float32)
+        unit = np.random.default_rng([self.seed, stream]).random((count, UNIFORMS), np.float32)
         pixels = np.empty((count, self.size, self.size, 3), np.uint8)
         for label, outline in enumerate(SHAPES.values()):
             members = np.flatnonzero(labels == label)
@@ -90,28 +95,31 @@ class Shapes:
 
 
 def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field]) -> np.ndarray:
-    """Pictures uint8 [B, size, size, 3] of one shape; unit [B, 18] holds their uniform random numbers."""
+    """Pictures uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers."""
+    columns = iter(np.moveaxis(unit, 1, 0)[:, :, None, None])
 
-    def spread(column: int, low: float, high: float) -> np.ndarray:
-        return (low + (high - low) * unit[:, column])[:, None, None]
+    def uniform(low: float, high: float) -> np.ndarray:
+        return low + (high - low) * next(columns)
+
+    def colour(low: float, high: float) -> np.ndarray:
+        return np.stack([uniform(low, high) for _ in range(3)], axis=-1)
 
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1  # the picture spans [-1, 1]
     grid_y, grid_x = np.meshgrid(axis, axis, indexing="ij")
-    radius, angle = spread(0, 0.45, 0.8), spread(1, 0, 2 * np.pi)
-    x = grid_x - spread(2, -1, 1) * (1 - radius)
-    y = grid_y - spread(3, -1, 1) * (1 - radius)
-    cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
-    distance = outline(x * cos + y * sin, y * cos - x * sin) * radius  # in half picture widths
-    cover = np.clip(0.5 - distance * size / 2, 0, 1)[..., None]  # one pixel of anti-aliasing
-
-    def texture(column: int) -> np.ndarray:  # stripes of any direction, wavelength and phase, and a slope of light
-        direction, phase = spread(column, 0, np.pi), spread(column + 1, 0, 2 * np.pi)
-        along = grid_x * np.cos(direction) + grid_y * np.sin(direction)
-        stripes = np.sin(along * spread(column + 2, 3, 16) + phase) * spread(column + 3, 0, 0.25)
-        return (stripes + 0.15 * along)[..., None]
-
-    back = unit[:, None, None, 4:7]
-    # Each channel of the shape lies at least 0.25 from the background's, on either side of it, wrapping round.
-    front = (back + 0.25 + 0.5 * unit[:, None, None, 7:10]) % 1
-    picture = cover * (front + texture(10)) + (1 - cover) * (back + texture(14))
+    direction, phase = uniform(0, np.pi), uniform(0, 2 * np.pi)
+    along = grid_x * np.cos(direction) + grid_y * np.sin(direction)
+    stripes = np.sin(along * uniform(3, 16) + phase) * uniform(0, 0.1)
+    picture = colour(0.6, 1) + stripes[..., None]
+    # A lattice of copies with a margin of one, moved as a whole by up to one cell, each copy moved a little more.
+    cell = 2 / LATTICE
+    shift_x, shift_y = uniform(-1, 0) * cell, uniform(-1, 0) * cell
+    for row in range(LATTICE + 1):
+        for column in range(LATTICE + 1):
+            x = grid_x + 1 - (column + 0.5 + uniform(-0.1, 0.1)) * cell - shift_x
+            y = grid_y + 1 - (row + 0.5 + uniform(-0.1, 0.1)) * cell - shift_y
+            radius, turn = uniform(0.3, 0.475) * cell, uniform(-TURN, TURN)
+            cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
+            distance = outline(x * cos + y * sin, y * cos - x * sin) * radius  # in half picture widths
+            cover = np.clip(0.5 - distance * size / 2, 0, 1)[..., None]  # one pixel of anti-aliasing
+            picture = cover * colour(0, 0.5) + (1 - cover) * picture
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)

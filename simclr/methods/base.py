@@ -13,14 +13,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from simclr.models.backbone import Encoder
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeScheduler = Callable[..., LRScheduler]  # (optimizer, total_steps=..., steps_per_epoch=...)
+MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 
 class Method(pl.LightningModule):
     """A method says how views become a loss, in `compute`; this base does the rest.
 
     backbone: the encoder that evaluation judges and users take home; pictures [B, 3, H, W] to features.
-    optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs.
+    optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs; the
+    scheduler is stepped after every optimiser step.
     """
 
     def __init__(self, backbone: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler) -> None:
@@ -40,8 +41,9 @@ class Method(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
-        steps = int(self.trainer.estimated_stepping_batches)
-        max_epochs = self.trainer.max_epochs
-        assert max_epochs is not None
-        scheduler = self.make_scheduler(optimizer, total_steps=steps, steps_per_epoch=steps // max_epochs)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        # trainer.estimated_stepping_batches is not for here: it would set the loader up before Lightning restores its
+        # place, and a resumed run would see the epoch's first batches again.
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
