@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -72,7 +71,7 @@ def test_every_key_of_every_choice_is_used():
     for path in CONFIGS.glob("*/*.yaml"):
         if path.parent.name in ("experiment", "hydra"):
             continue
-        content = yaml.safe_load(path.read_text())
+        content = OmegaConf.load(path)
         for node in content.values() if path.parent.name == "callbacks" else [content]:
             if "_target_" in node:
                 accepted = inspect.signature(get_object(node["_target_"])).parameters

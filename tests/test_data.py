@@ -202,4 +202,4 @@ def test_an_epoch_of_the_full_data_set_is_390_steps():
         def __len__(self) -> int:
             return 100_000
 
-    assert len(StepLoader(Count(), 256, seed=0)) == 390  # type: ignore[arg-type]
+    assert len(StepLoader(Count(), 256, seed=0)) == 390

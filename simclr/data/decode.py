@@ -144,10 +144,11 @@ def decoded_batches(archive: Archive, names: list[str], size: int, title: str) -
     # DataLoader is used for its workers: they share memory with us, and they end when we are killed.
     workers = min(cores, MAX_WORKERS) if len(names) > 4 * BATCH else 0
     loader = DataLoader(_Members(archive, names, size), batch_size=BATCH, collate_fn=_collate, num_workers=workers)
-    bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with bar:
+    batches = iter(loader)  # starts the workers, while the bar has no thread yet that they would be forked from
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
         task = bar.add_task(title, total=len(names))
-        for batch in loader:
+        for batch in batches:
             if isinstance(batch, str):
                 raise InputError(batch)
             bar.advance(task, len(batch))
