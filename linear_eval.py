@@ -46,8 +46,8 @@ def evaluate(config: DictConfig) -> float:
     queries = extract_with_cache(encoder, val, device, cache, "Features of validation pictures")
     bank_labels, query_labels = (torch.from_numpy(store.labels).to(device) for store in (train, val))
 
-    probe = linear.linear_evaluation(bank, bank_labels, queries, query_labels, classes)
-    correct = knn.knn_predict(bank, bank_labels, queries, classes) == query_labels
+    probe = linear.linear_evaluation(bank, bank_labels, queries, query_labels, classes, config.l2_grid)
+    correct = knn.knn_predict(bank, bank_labels, queries, classes, **config.knn) == query_labels
     knn_top1 = 100 * correct.float().mean().item()
 
     who = f"{run_dir}, untrained encoder" if config.untrained else f"{run_dir}, step {checkpoint['global_step']}"
@@ -58,7 +58,10 @@ def evaluate(config: DictConfig) -> float:
 
     result: dict[str, Any] = probe._asdict() | {
         "knn_top1": knn_top1,
-        "protocol": {"linear": linear.protocol(len(train)), "knn": knn.protocol(len(train))},
+        "protocol": {
+            "linear": linear.protocol(len(train), config.l2_grid),
+            "knn": knn.protocol(len(train), **config.knn),
+        },
         "train_images": len(train),
         "val_images": len(val),
         "checkpoint": None if config.untrained else str(path),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from simclr.cli import as_dict, build, clear_errors, quiet_libraries, run_command, run_identity
+from simclr.cli import as_dict, build, check_numbers, clear_errors, quiet_libraries, run_command, run_identity
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -24,17 +27,14 @@ def train(config: DictConfig) -> float | None:
 
     from simclr.callbacks.last_checkpoint import LastCheckpoint
     from simclr.callbacks.run_metrics import RunMetrics
-    from simclr.checkpoint import export_backbone, last_checkpoint, load_checkpoint, resume_point
+    from simclr.checkpoint import check_fits, export_backbone, last_checkpoint, load_checkpoint, resume_point
     from simclr.data.datamodule import TwoViews
     from simclr.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
+    from simclr.results import write_json
 
     quiet_libraries()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     log.info("Run directory: %s", run_dir)
-    for key, least in (("epochs", 1), ("seed", 0)):
-        if config[key] < least:
-            raise InputError(f"{key}={config[key]} is not usable; use {least} or more")
-    claim(run_dir, config)
     finished = run_dir / "metrics.json"
     if config.resume == "auto" and finished.exists():
         log.info("This run has finished already; resume=never trains it anew.")
@@ -43,11 +43,6 @@ def train(config: DictConfig) -> float | None:
     precision, notice = choose_precision(str(config.precision), choose_accelerator(config.trainer.accelerator))
     if notice is not None:
         log.warning(notice)
-    resume = resume_point(run_dir, str(config.resume))
-    step = 0 if resume is None else load_checkpoint(resume)["global_step"]
-    if resume is not None:
-        log.info("Going on from %s, step %d.", resume, step)
-
     data = TwoViews(
         source=build(config.data),
         recipe=build(config.augmentation),
@@ -66,50 +61,81 @@ def train(config: DictConfig) -> float | None:
         optimizer=build(config.optimizer),
         scheduler=build(config.scheduler, total_steps=config.epochs * steps, steps_per_epoch=steps),
     )
+    resume = resume_point(run_dir, str(config.resume))
+    step = 0
+    if resume is not None:
+        checkpoint = load_checkpoint(resume)
+        check_fits(checkpoint, resume, as_dict(config), total_steps=config.epochs * steps)
+        step = checkpoint["global_step"]
+        log.info("Going on from %s, step %d.", resume, step)
+
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    contract = [
-        RunMetrics(run_dir, precision, config.batch_size),
-        LastCheckpoint(last_checkpoint(run_dir), config.checkpoint_minutes, as_dict(config)),
-    ]
+    measure = RunMetrics(run_dir, precision, config.batch_size)
+    keep = LastCheckpoint(last_checkpoint(run_dir), config.checkpoint_minutes, as_dict(config))
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
         logger=build(config.logger, save_dir=run_dir, purge_step=step),
-        callbacks=[*contract, *(build(callback) for callback in config.callbacks.values() if callback is not None)],
+        callbacks=[measure, keep, *(build(one) for one in config.callbacks.values() if one is not None)],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
     )
     if trainer.world_size > 1:
         raise InputError(f"trainer.devices={config.trainer.devices} is not usable: training runs in one process; use 1")
-    trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-    export_backbone(method.backbone, run_dir / "backbone.safetensors")
-    log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
-    return json.loads(finished.read_text()).get("val/knn_top1")
-
-
-def claim(run_dir: Path, config: DictConfig) -> None:
-    """Make `run_dir` this configuration's own: refuse one that belongs to another, clear it for resume=never."""
-    stored = run_dir / "config.yaml"
-    if stored.exists():
-        other = OmegaConf.load(stored)
-        assert isinstance(other, DictConfig)
-        before = run_identity(other)
-        different = [key for key, value in run_identity(config).items() if before.get(key) != value]
-        if different:
-            raise InputError(
-                f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root"
-            )
     if config.resume == "never":
-        results = [run_dir / name for name in ("metrics.json", "checkpoints", "features")]
-        for leftover in (*results, *run_dir.glob("events.out.tfevents.*"), *run_dir.glob("linear_eval*.json")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    OmegaConf.save(config, stored, resolve=True)
+        clear(run_dir)
+    finished.unlink(missing_ok=True)
+    trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+
+    export_backbone(method.backbone, run_dir / "backbone.safetensors")
+    metrics = measure.summary(trainer)
+    write_json(finished, metrics)  # last of all: a run that has it is finished
+    log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
+    return metrics.get("val/knn_top1")
+
+
+@contextmanager
+def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
+    """Hold the run directory for this process and this configuration; refuse one that belongs to another."""
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process is training in {run_dir}; wait for it or stop it") from None
+    with lock:
+        stored = run_dir / "config.yaml"
+        if stored.exists():
+            other = OmegaConf.load(stored)
+            assert isinstance(other, DictConfig)
+            before = run_identity(other)
+            different = [key for key, value in run_identity(config).items() if before.get(key) != value]
+            if different:
+                raise InputError(
+                    f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root"
+                )
+        else:
+            unfinished = run_dir / "config.yaml.part"
+            OmegaConf.save(config, unfinished, resolve=True)
+            unfinished.replace(stored)
+        yield
+
+
+def clear(run_dir: Path) -> None:
+    """Delete what an earlier training and its evaluation left."""
+    names = ("metrics.json", "backbone.safetensors", "hparams.yaml", "linear_eval*.json", "events.out.tfevents.*")
+    for leftover in (path for name in names for path in run_dir.glob(name)):
+        leftover.unlink()
+    for folder in ("checkpoints", "features"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     with clear_errors():
-        return train(config)
+        check_numbers(config, {"epochs": 1, "batch_size": 2, "seed": 0})
+        with claimed(Path(HydraConfig.get().runtime.output_dir), config):
+            return train(config)
+    return None
 
 
 if __name__ == "__main__":

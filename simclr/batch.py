@@ -14,7 +14,6 @@ class PictureBatch(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """After it: views float32 [2, B, 3, S, S] in [0, 1], and rows int64 [B] of the store."""
+    """After it: views float32 [2, B, 3, S, S] in [0, 1]."""
 
     views: Tensor
-    rows: Tensor

@@ -38,14 +38,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def resume_point(run_dir: Path, resume: str) -> Path | None:
     """The checkpoint to go on from, None to start afresh.
 
-    resume: "auto" (the run's own last checkpoint, if there is one), "never", or the path of a checkpoint.
+    resume: "auto" (the run's own last checkpoint, if there is one), "never", or the path of a checkpoint. A run that
+    began at such a path and was killed further on goes on from its own checkpoint.
     """
-    if resume == "never":
+    own = last_checkpoint(run_dir)
+    if resume == "never" or (resume == "auto" and not own.exists()):
         return None
-    path = last_checkpoint(run_dir) if resume == "auto" else Path(resume).expanduser()
-    if resume == "auto" and not path.exists():
-        return None
+    if resume == "auto":
+        return own
+    path = Path(resume).expanduser()
+    if own.exists() and load_checkpoint(own)["global_step"] > load_checkpoint(path)["global_step"]:
+        return own
     return path
+
+
+def check_fits(checkpoint: dict[str, Any], path: Path, config: dict[str, Any], total_steps: int) -> None:
+    """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint at `path`.
+
+    Loss, augmentation, optimiser settings and schedule may change on the way; the network and the data may not.
+    """
+    before = checkpoint["config"]
+    for key in ("data", "limit_images", "batch_size", "backbone", "head"):
+        if before.get(key) != config[key]:
+            raise InputError(f"{path} has {key}={before.get(key)}, and this run has {key}={config[key]}")
+    if checkpoint["global_step"] > total_steps:
+        raise InputError(
+            f"{path} is at step {checkpoint['global_step']}, beyond this run's {total_steps}; use more epochs"
+        )
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

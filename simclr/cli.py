@@ -59,7 +59,13 @@ OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:
-    """The object that a configuration with `_target_` describes. An InputError of its constructor stays one."""
+    """The object that a configuration with `_target_` describes.
+
+    Raises InputError for values that its constructor refuses, in the constructor's own words.
+    """
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise InputError(f"{sorted(missing)[0]} has no default; give it a value")
     try:
         return instantiate(config, _convert_="all", **arguments)
     except Exception as error:
@@ -67,19 +73,52 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         while cause is not None:
             if isinstance(cause, InputError):
                 raise cause from None
+            # Lightning's own class for settings that cannot be; importing it here would import torch.
+            if isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException":
+                raise InputError(f"{config._get_full_key('')}: {cause}") from error
             cause = cause.__cause__
         raise
 
 
+def check_numbers(config: DictConfig, least: dict[str, int]) -> None:
+    """Raise InputError unless each key of `least` holds a whole number of at least that much, and below 2^32."""
+    for key, low in least.items():
+        value = config[key]
+        if not isinstance(value, int) or not low <= value < 2**32:
+            raise InputError(f"{key}={value} is not usable; it is a whole number, {low} or more")
+
+
+class ConsoleHandler(logging.StreamHandler):
+    """Log to what is standard output at the moment: a progress bar replaces it, to keep lines above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+
+class Refused(SystemExit):
+    """The command ends after an InputError whose message has been printed."""
+
+
+_refused_in_sweep: list[str] = []
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn an InputError into one line and exit status 1; bugs keep their traceback."""
+    """Turn an InputError into one line and exit status 1; bugs keep their traceback.
+
+    In a sweep the other jobs still run, and the command's exit status is 1 at the end.
+    """
     try:
         yield
     except InputError as error:
-        logging.getLogger(__name__).debug("InputError", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise Refused(1) from None
+        _refused_in_sweep.append(str(error))
 
 
 def quiet_libraries() -> None:
@@ -91,15 +130,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
 
 
-def run_command(main: Callable[[], None], config_name: str) -> None:
-    """Run a Hydra command; where it refuses a mistyped key, say which keys there are."""
+def run_command(main: Callable[[], Any], config_name: str) -> None:
+    """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
     try:
         main()
+    except Refused:
+        raise
     except SystemExit as stop:
         hint = _hint(config_name, sys.argv[1:]) if stop.code else None
         if hint is not None:
             print(hint, file=sys.stderr)
         raise
+    if _refused_in_sweep:
+        raise SystemExit(f"error: {len(_refused_in_sweep)} of the sweep's runs did not train; see above")
 
 
 def _hint(config_name: str, arguments: list[str]) -> str | None:
@@ -119,7 +162,9 @@ def _hint(config_name: str, arguments: list[str]) -> str | None:
         *parents, leaf = key.split(".")
         node: Any = config
         for depth, parent in enumerate([*parents, leaf]):
-            if not isinstance(node, DictConfig) or parent not in node:
+            if not isinstance(node, DictConfig) or parent not in node.keys():  # noqa: SIM118  'in' passes over ???
+                if depth == 0 and parent in groups:
+                    return f"\nChoose {parent} first, as in {parent}=...; then its keys can be set."
                 names = map(str, node) if isinstance(node, DictConfig) else ()
                 allowed = sorted(name for name in names if not name.startswith("_"))
                 where = ".".join(parents[:depth]) or "the configuration"

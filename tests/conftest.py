@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simclr.checkpoint import last_checkpoint, load_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -100,3 +104,32 @@ def real_subset() -> Path:
     if not path.exists():
         pytest.skip("no real pictures at ../shared/data/tiny-imagenet-200-subset.zip")
     return path
+
+
+def only_run(root: Path) -> Path:
+    (found,) = (path for path in root.iterdir() if path.is_dir())
+    return found
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(last_checkpoint(run_dir))["state_dict"]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The working directory of one finished run, and of its linear evaluation."""
+    folder = tmp_path_factory.mktemp("finished")
+    for script in ("train.py", "linear_eval.py"):
+        arguments = TINY_RUN if script == "train.py" else (f"run={only_run(folder / 'outputs')}",)
+        done = subprocess.run(
+            command(script, *arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / f"{script}.txt").write_text(done.stdout + done.stderr)
+    return folder

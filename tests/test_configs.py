@@ -1,5 +1,6 @@
 """The configuration tree: every choice composes, names runs apart, and says what is wrong with a mistyped one."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from simclr.augment.recipe import Recipe
 from simclr.cli import CONFIGS, build
@@ -48,6 +49,20 @@ def test_experiments_compose_and_begin_with_how_to_run_them(experiment):
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     for heading in (f"# Run:    python train.py experiment={experiment}", "# Time:", "# Expect:"):
         assert heading in text
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_train_a_step(experiment, tmp_path):
+    from train import train
+
+    tiny = ("data=shapes", "data.train_count=16", "data.val_count=4", "data.size=16", "batch_size=16", "epochs=1")
+    config = composed(f"experiment={experiment}", *tiny, "trainer.accelerator=cpu", "precision=32")
+    with read_write(config.hydra.runtime), open_dict(config):
+        config.hydra.runtime.output_dir = str(tmp_path)
+        HydraConfig.instance().set_config(config)
+        del config["hydra"]
+    train(config)
+    assert json.loads((tmp_path / "metrics.json").read_text())["images_seen"] == 16
 
 
 def test_the_study_is_the_recipe_with_the_studys_schedule():
@@ -114,13 +129,20 @@ def test_a_sweep_has_a_root_and_a_folder_of_its_own():
         ("optimizer.lrr=3", "Did you mean lr?"),
         ("head=slimm", "Available options in 'head':\n\tbaseline\n\tslim"),
         ("heads=slim", "Did you mean head?"),
+        ("data=image_folder data.rot=x", "rot is not a key of data. Did you mean root?"),
     ],
 )
 def test_a_mistyped_override_says_what_is_allowed(run: Run, override, said):
-    done = run("train.py", override, check=False)
+    done = run("train.py", *override.split(), check=False)
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_key_of_a_group_that_is_not_chosen_says_so(run: Run):
+    done = run("linear_eval.py", "run=x", "data.root=y", check=False)
+    assert done.returncode == 1
+    assert "Choose data first, as in data=..." in done.stderr
 
 
 @pytest.mark.parametrize("script", ["train.py", "linear_eval.py"])

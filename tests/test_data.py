@@ -104,6 +104,19 @@ def test_pictures_keep_their_proportions(tmp_path):
     assert ImageFolder(str(tmp_path / "p"), 20, 0.1).load().train.pixels.min() == 255
 
 
+def test_a_stray_file_a_dangling_link_and_a_sideways_photo(tmp_path):
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter to the right
+    (tmp_path / "p").mkdir()
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "p" / "photo.png", exif=exif)
+    (tmp_path / "p" / "paper.pdf").write_bytes(b"%PDF")
+    (tmp_path / "p" / "gone.jpg").symlink_to("nowhere")
+    train = ImageFolder(str(tmp_path / "p"), 16, 0.1).load().train
+    assert np.array_equal(train.pixels, upright[None])
+
+
 def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match=r"nowhere is not a folder"):
         ImageFolder(str(tmp_path / "nowhere"), 16, 0.1).load()
@@ -190,7 +203,7 @@ def test_settings_that_cannot_be_used():
     with pytest.raises(InputError, match="batch_size=1 leaves no negatives"):
         TwoViews(Shapes(50, 10, 16, 0), RECIPE, 1, 0)
     with pytest.raises(InputError, match="limit_images=0"):
-        TwoViews(Shapes(50, 10, 16, 0), RECIPE, 8, 0, limit_images=0)
+        TwoViews(Shapes(50, 10, 16, 0), RECIPE, 8, 0, limit_images=0).setup()
     with pytest.raises(InputError, match="batch_size=64 is larger than the number of training pictures, 50"):
         TwoViews(Shapes(50, 10, 16, 0), RECIPE, 64, 0).setup()
     with pytest.raises(InputError, match="batch_size=32 is larger than the number of training pictures, 20"):

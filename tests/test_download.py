@@ -68,7 +68,7 @@ def fetch(server: Server, target: Path, md5: str = MD5, attempts: int = 4) -> No
 def test_whole_file(server, tmp_path):
     fetch(server, tmp_path / "new" / "file.zip")
     assert (tmp_path / "new" / "file.zip").read_bytes() == CONTENT
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.zip"]
+    assert not (tmp_path / "new" / "file.zip.part").exists()
 
 
 def test_a_dropped_connection_is_resumed_where_it_broke(server, tmp_path):
@@ -108,7 +108,7 @@ def test_wrong_content_is_refused_with_all_that_is_needed(server, tmp_path):
         fetch(server, tmp_path / "file.zip", md5="0" * 32)
     for part in (server.url, "0" * 32, str(tmp_path / "file.zip"), "HINT"):
         assert part in str(error.value)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file.zip.lock"]
 
 
 @pytest.mark.parametrize(("status", "tries"), [(404, 1), (503, 3)])
@@ -124,3 +124,13 @@ def test_no_server_at_all(tmp_path):
         url = server.url
     with pytest.raises(InputError, match=r"cannot download .*HINT"):
         download(url, tmp_path / "file.zip", MD5, hint="HINT", attempts=2, pause_seconds=0.01)
+
+
+def test_two_that_start_together_fetch_once(server, tmp_path):
+    threads = [threading.Thread(target=fetch, args=(server, tmp_path / "file.zip")) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+    assert server.asked == [None]

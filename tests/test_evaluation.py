@@ -13,6 +13,8 @@ from simclr.evaluation.features import extract, extract_with_cache, frozen
 from simclr.evaluation.knn import knn_predict
 from simclr.models.backbone import resnet18_encoder
 
+GRID = (1.0, 0.1, 0.01, 0.001)
+
 
 def clusters(count: int, classes: int, dimension: int, noise: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Gaussian clouds around fixed random centres, with very different scales per dimension."""
@@ -39,6 +41,12 @@ def test_knn_equals_scikit_learn(k):
     assert (ours.numpy() == expected).mean() > 0.995  # float32 may settle a near-tie otherwise
 
 
+def test_knn_at_a_low_temperature_follows_the_nearest():
+    bank, labels = clusters(400, 7, 16, 1.5, seed=1)
+    nearest = knn_predict(bank, labels, bank, classes=7, k=20, temperature=1e-3)
+    assert torch.equal(nearest, labels)
+
+
 @pytest.mark.parametrize("l2", [1e-3, 1e-1])
 def test_probe_equals_scikit_learn(l2):
     features, labels = clusters(500, 6, 12, 2.0, seed=1)
@@ -60,7 +68,7 @@ def test_where_the_fit_starts_does_not_matter():
 def test_linear_protocol_on_a_known_problem():
     train, train_labels = clusters(2000, 10, 8, 1.0, seed=1)
     val, val_labels = clusters(2000, 10, 8, 1.0, seed=2)
-    result = linear.linear_evaluation(train, train_labels, val, val_labels, 10)
+    result = linear.linear_evaluation(train, train_labels, val, val_labels, 10, GRID)
     centres = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
     bayes = torch.cdist((val - 3) / torch.logspace(-2, 2, 8), centres).argmin(dim=1)
     best = 100 * (bayes == val_labels).float().mean().item()  # no classifier can expect more
@@ -73,14 +81,14 @@ def test_shuffled_labels_score_at_chance():
     train, labels = clusters(2000, 10, 8, 0.5, seed=1)
     val, val_labels = clusters(2000, 10, 8, 0.5, seed=2)
     shuffled = labels[torch.randperm(2000, generator=torch.Generator().manual_seed(3))]
-    assert linear.linear_evaluation(train, shuffled, val, val_labels, 10).top1 < 20
+    assert linear.linear_evaluation(train, shuffled, val, val_labels, 10, GRID).top1 < 20
 
 
 def test_validation_pictures_do_not_choose_the_strength():
     train, labels = clusters(600, 5, 8, 1.0, seed=1)
     val, val_labels = clusters(200, 5, 8, 1.0, seed=2)
-    honest = linear.linear_evaluation(train, labels, val, val_labels, 5)
-    spoiled = linear.linear_evaluation(train, labels, val, (val_labels + 1) % 5, 5)
+    honest = linear.linear_evaluation(train, labels, val, val_labels, 5, GRID)
+    spoiled = linear.linear_evaluation(train, labels, val, (val_labels + 1) % 5, 5, GRID)
     assert honest.l2 == spoiled.l2
 
 
@@ -102,7 +110,7 @@ def test_interval_equals_resampling_with_replacement():
 
 def test_too_few_pictures():
     with pytest.raises(InputError, match="at least 20"):
-        linear.linear_evaluation(torch.ones(5, 2), torch.ones(5), torch.ones(5, 2), torch.ones(5), 2)
+        linear.linear_evaluation(torch.ones(5, 2), torch.ones(5), torch.ones(5, 2), torch.ones(5), 2, GRID)
 
 
 def test_extraction_changes_no_tensor_and_no_mode(store):

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simclr.data.decode import FolderArchive
-from simclr.data.store import Plan, Split, open_store
+from simclr.data.store import Pictures, Plan, Split, open_store
 from simclr.errors import InputError
 from tests.conftest import environment, picture_bytes
 
@@ -22,7 +23,7 @@ def make_pictures(folder: Path, count: int, value: int = 0) -> FolderArchive:
     folder.mkdir(exist_ok=True)
     for i in range(count):
         (folder / f"{i:04}.png").write_bytes(picture_bytes(np.full((16, 16, 3), (value + i) % 256, np.uint8)))
-    return FolderArchive(folder)
+    return FolderArchive(folder, {".png"})
 
 
 def plan_of(archive: FolderArchive) -> Plan:
@@ -30,25 +31,31 @@ def plan_of(archive: FolderArchive) -> Plan:
     return Plan({"train": Split(names, np.arange(len(names)), None)}, [str(i) for i in range(len(names))])
 
 
+def build(archive: FolderArchive, plan: Callable[[], Plan]) -> Pictures:
+    """The store of `archive`, in a folder "store" beside it that another test may look at."""
+    return open_store(archive, 16, plan, "test")
+
+
 BUILD = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from simclr.data.store import open_store
 from tests.test_store import plan_of
 from simclr.data.decode import FolderArchive
-archive = FolderArchive(Path(sys.argv[1]))
+archive = FolderArchive(Path(sys.argv[1]), {".png"})
 def plan():
     print("building", flush=True)
     return plan_of(archive)
-pictures = open_store(Path(sys.argv[2]), archive, 16, plan)
+pictures = open_store(archive, 16, plan, "test")
 print("pictures", len(pictures.train), int(pictures.train.pixels[:, 0, 0, 0].sum()), flush=True)
 """
 
 
-def start_build(source: Path, store: Path) -> "subprocess.Popen[str]":
+def start_build(source: Path) -> "subprocess.Popen[str]":
     root = Path(__file__).parent.parent
     return subprocess.Popen(
-        [sys.executable, "-c", BUILD, str(source), str(store)],
+        [sys.executable, "-c", BUILD, str(source)],
         cwd=root,
         env=environment(),
         text=True,
@@ -59,7 +66,7 @@ def start_build(source: Path, store: Path) -> "subprocess.Popen[str]":
 
 def test_pictures_labels_and_order(tmp_path):
     archive = make_pictures(tmp_path / "source", 5)
-    train, val = open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+    train, val = build(archive, lambda: plan_of(archive))
     assert val is None
     assert train.labels is not None
     assert train.labels.tolist() == [0, 1, 2, 3, 4]
@@ -73,20 +80,20 @@ def test_pictures_labels_and_order(tmp_path):
 
 def test_second_opening_builds_nothing_and_a_changed_source_rebuilds(tmp_path):
     archive = make_pictures(tmp_path / "source", 3)
-    open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
+    build(archive, lambda: plan_of(archive))
 
     def refuse() -> Plan:
         pytest.fail("the store is current")
 
-    open_store(tmp_path / "store", archive, 16, refuse)
+    build(archive, refuse)
     make_pictures(tmp_path / "source", 4, value=100)
-    train = open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive)).train
+    train = build(archive, lambda: plan_of(archive)).train
     assert train.pixels[:, 0, 0, 0].tolist() == [100, 101, 102, 103]
 
 
 def test_two_processes_build_once(tmp_path):
     make_pictures(tmp_path / "source", 600)
-    processes = [start_build(tmp_path / "source", tmp_path / "store") for _ in range(2)]
+    processes = [start_build(tmp_path / "source") for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0].splitlines() for process in processes]
     assert sum("building" in output for output in outputs) == 1
     assert outputs[0][-1] == outputs[1][-1]
@@ -94,17 +101,18 @@ def test_two_processes_build_once(tmp_path):
 
 def test_a_killed_build_leaves_no_store_and_the_next_one_is_whole(tmp_path):
     make_pictures(tmp_path / "source", 3000)
-    process = start_build(tmp_path / "source", tmp_path / "store")
+    process = start_build(tmp_path / "source")
     assert process.stdout is not None
     assert process.stdout.readline() == "building\n"
-    while not list(tmp_path.glob("store.building/*.npy")):
-        time.sleep(0.01)
+    while not list(tmp_path.glob("source.store-16.building/*.npy")):
+        assert process.poll() is None, "the build was over before it could be killed"
+        time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "store").exists()
-    output, _ = start_build(tmp_path / "source", tmp_path / "store").communicate(timeout=120)
+    assert not (tmp_path / "source.store-16").exists()
+    output, _ = start_build(tmp_path / "source").communicate(timeout=120)
     assert output.splitlines()[-1] == f"pictures 3000 {sum(i % 256 for i in range(3000))}"
-    assert not (tmp_path / "store.building").exists()
+    assert not (tmp_path / "source.store-16.building").exists()
 
 
 def test_an_undecodable_picture_is_named_and_nothing_is_left(tmp_path):
@@ -112,9 +120,9 @@ def test_an_undecodable_picture_is_named_and_nothing_is_left(tmp_path):
     bad = tmp_path / "source" / "0250.png"
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(InputError, match=r"0250\.png .* cannot be decoded .*replace or remove"):
-        open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
-    assert not (tmp_path / "store").exists()
-    assert not (tmp_path / "store.building").exists()
+        build(archive, lambda: plan_of(archive))
+    assert not (tmp_path / "source.store-16").exists()
+    assert not (tmp_path / "source.store-16.building").exists()
 
 
 def test_a_disk_that_is_too_small_is_refused_before_writing(tmp_path, monkeypatch):
@@ -122,28 +130,38 @@ def test_a_disk_that_is_too_small_is_refused_before_writing(tmp_path, monkeypatc
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match=r"needs 0 MB and 0 MB are free.*data\.store=FOLDER"):
-        open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
-    assert not (tmp_path / "store").exists()
+        build(archive, lambda: plan_of(archive))
+    assert not (tmp_path / "source.store-16").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     archive = make_pictures(tmp_path / "source", 1)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write the picture store .*data\.store=FOLDER"):
-        open_store(tmp_path / "file" / "store", archive, 16, lambda: plan_of(archive))
+        open_store(archive, 16, lambda: plan_of(archive), "test", parent=tmp_path / "file")
 
 
 def test_a_damaged_store_is_rebuilt(tmp_path):
     archive = make_pictures(tmp_path / "source", 2)
-    open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive))
-    meta = tmp_path / "store" / "meta.json"
+    build(archive, lambda: plan_of(archive))
+    meta = tmp_path / "source.store-16" / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()))[:20])
-    assert len(open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive)).train) == 2
+    assert len(build(archive, lambda: plan_of(archive)).train) == 2
 
 
 def test_the_shuffle_behind_limit_images_is_fixed_and_nested(tmp_path):
     archive = make_pictures(tmp_path / "source", 50)
-    train = open_store(tmp_path / "store", archive, 16, lambda: plan_of(archive)).train
+    train = build(archive, lambda: plan_of(archive)).train
     ten, twenty = train.first_of_shuffle(10), train.first_of_shuffle(20)
     assert ten.rows.tolist() == twenty.rows[:10].tolist()
     assert sorted(ten.rows.tolist()) != list(range(10))
+
+
+def test_what_lies_in_the_way_is_not_deleted(tmp_path):
+    archive = make_pictures(tmp_path / "source", 1)
+    thesis = tmp_path / "elsewhere" / "source.store-16" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    with pytest.raises(InputError, match="in the way of the picture store"):
+        open_store(archive, 16, lambda: plan_of(archive), "test", parent=tmp_path / "elsewhere")
+    assert thesis.read_text() == "years of work"

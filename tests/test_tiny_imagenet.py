@@ -57,7 +57,12 @@ def broken(files: dict[str, bytes], *, without: str = "", replace: tuple[str, by
         ({"replace": ("val/images/extra.JPEG", b"")}, r"extra\.JPEG, which .* does not list"),
         ({"replace": ("train/n01/images/n01_1.JPEG", b"no picture")}, r"n01_1\.JPEG .* cannot be decoded"),
         ({"replace": ("val/val_annotations.txt", b"val_0.JPEG\tn99\t0\t0\t1\t1")}, r"class n99"),
-        ({"replace": ("train/n01/n01_boxes.txt", b"n01_0.JPEG\tx\t0\t0\t1")}, r"n01_boxes\.txt that is no box"),
+        ({"replace": ("val/val_annotations.txt", b"val_0.JPEG\tn01\t0")}, r"line 1 in val/val_annotations\.txt"),
+        ({"replace": ("val/val_annotations.txt", b"\xff\xfe")}, r"no readable val/val_annotations\.txt"),
+        (
+            {"replace": ("train/n01/n01_boxes.txt", b"n01_0.JPEG\tx\t0\t0\t1")},
+            r"line 1 in train/n01/n01_boxes\.txt that cannot be read",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", ["zip", "folder"])
@@ -66,7 +71,9 @@ def test_what_is_broken_is_named_and_nothing_is_left(tmp_path, kind, change, mes
     root = write_zip(tmp_path / "t.zip", files) if kind == "zip" else write_folder(tmp_path / "t", files)
     with pytest.raises(InputError, match=message):
         TinyImageNet(str(root), 64, str(tmp_path / "store")).load()
-    assert not [path for path in tmp_path.glob("store*") if path.suffix != ".lock"]
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"] * len(
+        list((tmp_path / "store").iterdir())
+    )
 
 
 def test_a_truncated_zip_is_named(tmp_path):

@@ -31,14 +31,16 @@ def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
 def _apply(operation: Callable[..., Tensor], pictures: Tensor, chosen: Tensor, *parameters: Tensor) -> Tensor:
     """Replace the pictures marked in `chosen` (bool [B]) by operation(pictures, *parameters) of those alone.
 
-    chosen and parameters, each [B], stay on the CPU, so that picking the subset costs a GPU no synchronisation.
+    chosen and parameters, each [B], are on the CPU: picking the subset there spares a GPU the wait for its size.
     """
     index = chosen.nonzero().squeeze(1)
     if len(index) == 0:
         return pictures
     device = pictures.device
     on_device = index.to(device, non_blocking=True)
-    changed = operation(pictures[on_device], *(parameter[index].to(device) for parameter in parameters))
+    changed = operation(
+        pictures[on_device], *(parameter[index].to(device, non_blocking=True) for parameter in parameters)
+    )
     return pictures.index_copy(0, on_device, changed)
 
 

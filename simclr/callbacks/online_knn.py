@@ -36,7 +36,8 @@ class OnlineKNN(Callback):
     @property
     def protocols(self) -> dict[str, str]:
         """What stands beside this callback's numbers in metrics.json."""
-        return {"val/knn_top1": protocol(self.bank_size, self.k, self.temperature)}
+        words = protocol(self.bank_size, self.k, self.temperature)
+        return {"val/knn_top1": words, "val/knn_top1_untrained": f"before training; {words}"}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]

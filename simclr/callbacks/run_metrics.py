@@ -1,4 +1,4 @@
-"""Measure the run and write `metrics.json`, its summary."""
+"""Measure the run, for `metrics.json`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from simclr.results import last_scalars, provenance, write_json
+from simclr.results import last_scalars, provenance
 
 WARM_UP_STEPS = 3  # after every start or pause; they pay for memory, kernels and caches
 WINDOW = 10  # steps that the shown speed is averaged over
 
 
 class RunMetrics(Callback):
-    """Log `train/images_per_second`, and write `metrics.json` to `run_dir` when training has ended.
+    """Log `train/images_per_second`, and sum the run up when training has ended.
 
     An image is a source picture, which costs two views. The speed counts everything from the end of one step to the
     end of the next (data, augmentation, forward, backward, optimiser), and no evaluation between epochs.
@@ -37,6 +37,9 @@ class RunMetrics(Callback):
         self.started_at = time.perf_counter()
         self.skip = WARM_UP_STEPS
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step_ended_at = time.perf_counter()  # a run resumed in mid-epoch has no epoch start
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step_ended_at = time.perf_counter()
 
@@ -45,32 +48,35 @@ class RunMetrics(Callback):
     ) -> None:
         now = time.perf_counter()
         seconds, self.step_ended_at = now - self.step_ended_at, now
-        self.recent.append(seconds)
         if self.skip > 0:
             self.skip -= 1
+            self.recent.clear()  # shown, but not counted
         else:
             self.step_seconds.append(seconds)
+        self.recent.append(seconds)
         speed = self.batch_size * len(self.recent) / sum(self.recent)
         pl_module.log("train/images_per_second", speed, prog_bar=True)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.interrupted:
-            return
+    def summary(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """The content of `metrics.json`: the last value of every TensorBoard tag, speed, cost and provenance."""
         for logger in trainer.loggers:
             logger.save()
-        protocols = {"train/*": "contrastive accuracy and loss of one training batch, the last that was logged"}
+        scalars = last_scalars(self.run_dir)
+        protocols = {
+            "train/loss, train/top1, train/top5": "one training batch, the last that was logged; top-k is contrastive",
+            "images_per_second": f"source pictures; median over steps, {WARM_UP_STEPS} left out after every start",
+        }
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            protocols |= getattr(callback, "protocols", {})
-        metrics = last_scalars(self.run_dir) | {
+            protocols |= {tag: text for tag, text in getattr(callback, "protocols", {}).items() if tag in scalars}
+        return scalars | {
             "images_per_second": self.batch_size / statistics.median(self.step_seconds or self.recent),
             "wall_seconds": self._wall_seconds(),
             "images_seen": trainer.global_step * self.batch_size,
             "epochs": trainer.current_epoch,
             "precision": self.precision,
             "protocol": protocols,
-            **provenance(pl_module.device),
+            **provenance(trainer.strategy.root_device),
         }
-        write_json(self.run_dir / "metrics.json", metrics)
 
     def _wall_seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started_at

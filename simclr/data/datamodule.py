@@ -29,13 +29,12 @@ class PictureSource(Protocol):
 class StepLoader:
     """The batches of a run as a function of the step: step s of epoch e holds part s of the shuffle (seed, e).
 
-    It yields one epoch an iteration and knows its place: Lightning keeps `state_dict()` in the checkpoint, so a resumed
-    run goes on with the very next batch. The last, partial batch of an epoch is dropped.
+    It yields one epoch an iteration, from `step` on; a resumed run that starts it at its own step goes on with the very
+    next batch. The last, partial batch of an epoch is dropped.
     """
 
-    def __init__(self, store: ImageStore, batch_size: int, seed: int) -> None:
-        self.store, self.batch_size, self.seed = store, batch_size, seed
-        self.step = 0
+    def __init__(self, store: ImageStore, batch_size: int, seed: int, step: int = 0) -> None:
+        self.store, self.batch_size, self.seed, self.step = store, batch_size, seed, step
 
     def __len__(self) -> int:
         return len(self.store) // self.batch_size
@@ -49,6 +48,8 @@ class StepLoader:
             step, self.step = self.step, self.step + 1
             yield PictureBatch(self.store.gather(rows.numpy()), rows, step)
 
+    # Lightning takes a loader with these two for one that can go on in mid-epoch. It does not load the state of an
+    # epoch that was complete, so the step comes from the trainer, in train_dataloader.
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
 
@@ -76,8 +77,6 @@ class TwoViews(pl.LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size} leaves no negatives to contrast with; use 2 or more")
-        if limit_images is not None and limit_images < 1:
-            raise InputError(f"limit_images={limit_images} leaves nothing to train on; use null for all pictures")
         self.source, self.recipe, self.augment = source, recipe, augment
         self.batch_size, self.seed, self.limit_images = batch_size, seed, limit_images
         self.pictures: Pictures | None = None
@@ -110,10 +109,11 @@ class TwoViews(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.train) // self.batch_size
+        return len(self.train_dataloader())
 
     def train_dataloader(self) -> StepLoader:
-        return StepLoader(self.train, self.batch_size, self.seed)
+        step = self.trainer.global_step if self.trainer is not None else 0
+        return StepLoader(self.train, self.batch_size, self.seed, step)
 
     def on_after_batch_transfer(self, batch: PictureBatch, dataloader_idx: int) -> ViewBatch:
         """Augment on the device. The draws are a function of (seed, step, rank, view) and of nothing else."""
@@ -124,4 +124,4 @@ class TwoViews(pl.LightningDataModule):
             source = generator("augment", self.seed, batch.step, rank, view)
             draws = self.recipe.draw(count, height, width, source)
             views.append(self.augment(batch.pictures, draws, self.recipe))
-        return ViewBatch(torch.stack(views), batch.rows)
+        return ViewBatch(torch.stack(views))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -38,16 +38,17 @@ class Archive(Protocol):
 
 
 class FolderArchive:
-    """The files below a folder."""
+    """The files below a folder whose name ends in one of `endings` (lower case, ".jpg"); links are followed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, endings: Set[str]) -> None:
+        self.path, self.endings = path, endings
 
     def names(self) -> list[str]:
         return sorted(
-            Path(folder, file).relative_to(self.path).as_posix()
-            for folder, _, files in os.walk(self.path)
-            for file in files
+            path.relative_to(self.path).as_posix()
+            for folder, _, files in os.walk(self.path, followlinks=True)
+            for path in (Path(folder, file) for file in files)
+            if path.suffix.lower() in self.endings and path.is_file()
         )
 
     def read(self, name: str) -> bytes:
@@ -102,7 +103,7 @@ def decode(data: bytes, size: int) -> np.ndarray:
     another of Pillow's exceptions) for data that is not a whole picture.
     """
     with Image.open(io.BytesIO(data)) as picture:
-        rgb = picture.convert("RGB")
+        rgb = ImageOps.exif_transpose(picture).convert("RGB")  # phones store upright pictures lying down
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(rgb)

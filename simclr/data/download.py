@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from simclr.errors import InputError
@@ -32,6 +33,12 @@ def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pau
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {target.parent} ({error.strerror}); {by_hand}") from error
+    with FileLock(f"{target}.lock"):  # runs that start together fetch it once
+        if not target.exists():
+            _download(url, target, part, md5, by_hand, attempts, pause_seconds)
+
+
+def _download(url: str, target: Path, part: Path, md5: str, by_hand: str, attempts: int, pause_seconds: float) -> None:
     log.info("Downloading %s to %s.", url, target)
     for attempt in range(attempts):
         try:

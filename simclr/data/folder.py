@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -11,6 +11,12 @@ from PIL import Image
 from simclr.data.decode import FolderArchive
 from simclr.data.store import Pictures, Plan, Split, open_store
 from simclr.errors import InputError
+
+
+def picture_endings() -> set[str]:
+    """The endings, such as ".jpg", of the files that Pillow can read."""
+    return {ending for ending, format in Image.registered_extensions().items() if format in Image.OPEN} - {".pdf"}
+
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +27,7 @@ class ImageFolder:
     root: `root/train/...` and `root/val/...` where both exist; otherwise all pictures below root, of which
     `val_fraction` (a fixed shuffle) become the validation pictures if there are labels. A picture's label is the first
     folder on its path; where some picture lies in no folder, there are no labels.
-    store: where the decoded pictures go, None for beside root.
+    store: the folder for decoded pictures, None for beside root.
     """
 
     def __init__(self, root: str, size: int, val_fraction: float, store: str | None = None) -> None:
@@ -35,9 +41,8 @@ class ImageFolder:
         """Open the store, after decoding the pictures if need be. Raises InputError for unusable data."""
         if not self.root.is_dir():
             raise InputError(f"data.root={self.root} is not a folder; give one that holds pictures")
-        root = self.root.resolve()
-        folder = self.store or root.with_name(f"{root.name}.store-{self.size}")
-        pictures = open_store(folder, FolderArchive(root), self.size, self._plan)
+        archive = FolderArchive(self.root.resolve(), picture_endings())
+        pictures = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store)
         if pictures.val is None and pictures.train.labels is not None:
             count = len(pictures.train)
             order = np.random.default_rng(count).permutation(count)
@@ -55,9 +60,8 @@ class ImageFolder:
         )
         return pictures
 
-    def _plan(self) -> Plan:
-        endings = Image.registered_extensions()
-        names = [name for name in FolderArchive(self.root).names() if PurePosixPath(name).suffix.lower() in endings]
+    def _plan(self, archive: FolderArchive) -> Plan:
+        names = archive.names()
         if not names:
             raise InputError(f"data.root={self.root} holds no pictures (files that end in .jpg, .png, ...)")
         split = (self.root / "train").is_dir() and (self.root / "val").is_dir()

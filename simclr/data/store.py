@@ -57,11 +57,6 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def picture_shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.pixels.shape[1], self.pixels.shape[2]
-
     def gather(self, indices: np.ndarray | slice) -> Tensor:
         """The pictures at `indices` of this store, copied: uint8 [B, H, W, 3]."""
         return torch.from_numpy(self.pixels[self.rows[indices]])
@@ -78,6 +73,8 @@ class ImageStore:
 
     def first_of_shuffle(self, limit: int) -> ImageStore:
         """The first `limit` pictures of a shuffle that depends on the number of pictures alone, not on the run."""
+        if limit < 1:
+            raise InputError(f"limit_images={limit} leaves no pictures; use null for all of them")
         return self.select(np.random.default_rng(len(self)).permutation(len(self))[:limit])
 
 
@@ -103,16 +100,22 @@ class Plan(NamedTuple):
     classes: list[str]
 
 
-def open_store(folder: Path, archive: Archive, size: int, plan: Callable[[], Plan]) -> Pictures:
-    """The store in `folder`, decoded from `archive` first if it is absent, half-built or older than its source.
+def open_store(
+    archive: Archive, size: int, plan: Callable[[], Plan], kind: str, parent: Path | None = None
+) -> Pictures:
+    """The store of `archive`, decoded from it first if it is absent, half-built or older than its source.
 
-    size: pictures are kept at size × size. plan: called only where the store has to be built.
+    size: pictures are kept at size × size. plan: called only where the store has to be built. kind: who makes the plan;
+    two kinds of source that read one folder do not share a store.
+    parent: the folder that the store, itself a folder, is kept in; None for beside the source.
 
     The store appears whole or not at all: it is built in a neighbouring folder under a lock, then renamed. A killed
     build leaves only that neighbour, which the next one clears away; of several processes that start together one
     builds and the others wait. Raises InputError for a picture that cannot be decoded or a disk that is too small.
     """
-    fingerprint = f"format {FORMAT}, {size} px, {archive.fingerprint()}"
+    path = archive.path
+    folder = (parent or path.parent) / f"{path.name.removesuffix('.zip')}.store-{size}"
+    fingerprint = f"format {FORMAT}, {kind}, {size} px, {archive.fingerprint()}"
     if not _is_current(folder, fingerprint):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +163,10 @@ def _is_current(folder: Path, fingerprint: str) -> bool:
 
 
 def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: str) -> None:
+    if folder.exists() and not (folder / "meta.json").exists():
+        raise InputError(
+            f"{folder} is in the way of the picture store and was not made by it; move it, or use data.store="
+        )
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it now
     count = sum(len(split.names) for split in plan.splits.values())

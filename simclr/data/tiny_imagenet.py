@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,27 +20,26 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 FILE = "tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"
+NO_BOX = ("-1",) * 4
 
 
 class TinyImageNet:
     """The data set from its official zip, from the folder that unpacking it gives, or downloaded.
 
     root: the zip; or the unpacked folder (or the one that holds it); or a folder to download into.
-    size: pixels; 64 keeps the pictures as they are. store: where the decoded pictures go, None for beside the source.
+    size: pixels; 64 keeps the pictures as they are. store: the folder for decoded pictures, None for beside the source.
     A subset in the official layout is as good; its true counts are logged. The unlabelled test pictures are not read.
     """
 
     def __init__(self, root: str, size: int, store: str | None = None) -> None:
-        self.root = Path(root).expanduser()
+        self.root = Path(root).expanduser().resolve()
         self.size = size
         self.store = None if store is None else Path(store).expanduser()
 
     def load(self) -> Pictures:
         """Open the store, after downloading and decoding what is missing. Raises InputError for unusable data."""
         archive = self._find()
-        name = archive.path.name.removesuffix(".zip")
-        folder = self.store or archive.path.with_name(f"{name}.store-{self.size}")
-        pictures = open_store(folder, archive, self.size, lambda: _Layout(archive).plan())
+        pictures = open_store(archive, self.size, lambda: _Layout(archive).plan(), "tiny_imagenet", self.store)
         assert pictures.val is not None
         log.info(
             "Tiny ImageNet: %s training pictures of %d classes, %s validation pictures.",
@@ -59,7 +60,7 @@ class TinyImageNet:
             )
         for folder in (root, root / FOLDER):
             if (folder / "wnids.txt").is_file() or (folder / "train").is_dir():
-                return FolderArchive(folder)
+                return FolderArchive(folder, {".jpeg", ".txt"})
         if not (root / FILE).is_file():
             download(URL, root / FILE, MD5, hint="or run experiment=quickstart, which needs no download")
         return ZipArchive(root / FILE)
@@ -84,7 +85,7 @@ class _Layout:
     def _text(self, name: str) -> str:
         try:
             return self.archive.read(self.top + name).decode()
-        except (KeyError, OSError) as error:
+        except (KeyError, OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
             raise self._error(f"has no readable {name}", f"fetch {URL} again") from error
 
     def plan(self) -> Plan:
@@ -113,27 +114,31 @@ class _Layout:
         pictures, labels, boxes = [], [], []
         for label, (wnid, members) in enumerate(by_class.items()):
             listing = f"train/{wnid}/{wnid}_boxes.txt"
-            known = self._boxes(listing, box_column=1) if listing in present else {}
+            known = self._table(listing, columns=5) if listing in present else {}
             for name in members:
                 pictures.append(name)
                 labels.append(label)
-                boxes.append(known.get(PurePosixPath(name).name, (-1, -1, -1, -1)))
+                boxes.append([int(x) for x in known.get(PurePosixPath(name).name, NO_BOX)])
         return Split(pictures, np.array(labels), np.array(boxes, np.int16))
 
-    def _boxes(self, listing: str, box_column: int) -> dict[str, tuple[int, ...]]:
-        rows = (line.split("\t") for line in self._text(listing).splitlines() if line.strip())
-        try:
-            return {row[0]: tuple(int(x) for x in row[box_column : box_column + 4]) for row in rows}
-        except ValueError as error:
-            raise self._error(f"has a line in {listing} that is no box ({error})", f"fetch {URL} again") from error
+    def _table(self, listing: str, columns: int) -> dict[str, list[str]]:
+        """The tab-separated rows of a listing by their first column; the last four columns are whole numbers, a box."""
+        rows = {}
+        for number, line in enumerate(self._text(listing).splitlines(), start=1):
+            name, *rest = line.split("\t")
+            if len(rest) != columns - 1 or not all(value.isdecimal() for value in rest[-4:]):
+                raise self._error(
+                    f"has a line {number} in {listing} that cannot be read ({line!r})", f"fetch {URL} again"
+                )
+            rows[name] = rest
+        return rows
 
     def _val(self, classes: list[str]) -> Split:
         listing = "val/val_annotations.txt"
         label_of = {wnid: label for label, wnid in enumerate(classes)}
-        boxes = self._boxes(listing, box_column=2)
-        wnids = dict(line.split("\t")[:2] for line in self._text(listing).splitlines() if line.strip())
+        annotations = self._table(listing, columns=6)
         present = {PurePosixPath(name).name for name in self.names if name.startswith("val/images/")}
-        for picture, wnid in wnids.items():
+        for picture, (wnid, *_) in annotations.items():
             if picture not in present:
                 raise self._error(
                     f"lists {picture} in {listing}, but has no val/images/{picture}",
@@ -143,11 +148,11 @@ class _Layout:
                 raise self._error(
                     f"gives {picture} the class {wnid} in {listing}", "wnids.txt does not list that class"
                 )
-        stray = sorted(present - wnids.keys())
+        stray = sorted(present - annotations.keys())
         if stray:
             raise self._error(f"has val/images/{stray[0]}, which {listing} does not list", "add its line or remove it")
         return Split(
-            [f"val/images/{picture}" for picture in wnids],
-            np.array([label_of[wnid] for wnid in wnids.values()]),
-            np.array([boxes[picture] for picture in wnids], np.int16),
+            [f"val/images/{picture}" for picture in annotations],
+            np.array([label_of[wnid] for wnid, *_ in annotations.values()]),
+            np.array([[int(x) for x in box] for _, *box in annotations.values()], np.int16),
         )

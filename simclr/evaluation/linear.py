@@ -14,11 +14,10 @@ from torch import Tensor
 from simclr.errors import InputError
 from simclr.randomness import generator
 
-L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 PATIENCE = 3  # strengths in a row that do no better than the best so far, and the search stops
 
 
-def protocol(train_images: int, grid: Sequence[float] = L2_GRID) -> str:
+def protocol(train_images: int, grid: Sequence[float]) -> str:
     """The words that stand beside a linear figure."""
     return (
         "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of "
@@ -112,7 +111,7 @@ def linear_evaluation(
     val: Tensor,
     val_labels: Tensor,
     classes: int,
-    grid: Sequence[float] = L2_GRID,
+    grid: Sequence[float],
 ) -> LinearResult:
     """The whole protocol on features float [N, F] and labels int64 [N]; validation labels are read at the end alone.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from simclr.errors import InputError
 from simclr.models.backbone import Encoder
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -40,7 +41,10 @@ class Method(pl.LightningModule):
         return scalars["loss"]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+        except ValueError as error:
+            raise InputError(f"optimizer: {error}") from error
         # trainer.estimated_stepping_batches is not for here: it would set the loader up before Lightning restores its
         # place, and a resumed run would see the epoch's first batches again.
         return {
