@@ -2,13 +2,14 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from simclr.checkpoint import last_checkpoint
-from tests.conftest import TINY_RUN, Run, only_run, scalars, weights
+from tests.conftest import TINY_RUN, Run, command, only_run, scalars, weights
 
 TAGS = ("train/loss", "train/top1", "train/top5", "train/lr", "train/images_per_second", "val/knn_top1")
 
@@ -92,6 +93,18 @@ def test_a_cpu_never_computes_in_half_precision(run: Run, tmp_path):
     assert done.stdout.count("precision=16 needs a GPU") == 1
     metrics = json.loads((only_run(tmp_path / "outputs") / "metrics.json").read_text())
     assert metrics["precision"] in ("32", "bf16")
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_in_half_precision(tmp_path):
+    done = subprocess.run(
+        command("train.py", *TINY_RUN, "precision=16"), cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((only_run(tmp_path / "outputs") / "metrics.json").read_text())
+    assert metrics["precision"] == "16"
+    assert metrics["device"] == torch.cuda.get_device_name()
+    assert 0 < metrics["train/loss"] < 10
 
 
 def test_a_sweep_leaves_one_named_run_for_each_cell_from_the_same_backbone(run: Run, tmp_path):

@@ -40,6 +40,14 @@ class TrainingProgress(RichProgressBar):
         if not Console().is_terminal:
             self.disable()
 
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        description, bar, steps, times, _ = super().configure_columns(trainer)  # images/s says more than steps/s
+        bar.bar_width = 20
+        return [description, bar, steps, times]
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"  # Lightning counts from 0; the log from 1
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         return dict(shown_metrics(trainer.progress_bar_metrics))
 
