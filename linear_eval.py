@@ -36,7 +36,7 @@ def evaluate(config: DictConfig) -> float:
     device = torch.device(choose_accelerator("auto"))
     encoder = rebuild_encoder(checkpoint, trained=not config.untrained).to(device)
 
-    train, val = build(config.data if "data" in config else OmegaConf.create(checkpoint["config"]).data).load()
+    train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
     if val is None or val.labels is None or train.labels is None:
         raise InputError("linear evaluation needs labelled training and validation pictures; choose others with data=")
     if config.limit_images is not None:
@@ -93,12 +93,19 @@ def rebuild_encoder(checkpoint: dict[str, Any], trained: bool) -> Encoder:
 
     from simclr.checkpoint import backbone_weights
 
-    run_config = OmegaConf.create(checkpoint["config"])
-    pl.seed_everything(run_config.seed, verbose=False)
-    encoder: Encoder = build(run_config.backbone)
+    pl.seed_everything(checkpoint["config"]["seed"], verbose=False)
+    encoder: Encoder = build(stored(checkpoint, "backbone"))
     if trained:
         encoder.load_state_dict(backbone_weights(checkpoint))
     return encoder
+
+
+def stored(checkpoint: dict[str, Any], key: str) -> DictConfig:
+    """One part of a checkpoint's configuration, which may name parts of this project and run nothing else."""
+    part = OmegaConf.create(checkpoint["config"][key])
+    if not str(part.get("_target_")).startswith("simclr."):
+        raise InputError(f"the checkpoint's {key} is {part.get('_target_')}, which is not a part of this project")
+    return part
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="linear_eval")

@@ -132,7 +132,8 @@ def clear(run_dir: Path) -> None:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     with clear_errors():
-        check_numbers(config, {"epochs": 1, "batch_size": 2, "seed": 0})
+        optional = {} if config.limit_images is None else {"limit_images": 1}
+        check_numbers(config, {"epochs": 1, "batch_size": 2, "seed": 0} | optional)
         with claimed(Path(HydraConfig.get().runtime.output_dir), config):
             return train(config)
     return None

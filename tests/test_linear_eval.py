@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from simclr.checkpoint import last_checkpoint
+from simclr.checkpoint import last_checkpoint, load_checkpoint
 from tests.conftest import Run, only_run, scalars
 
 
@@ -52,3 +53,13 @@ def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert said in done.stderr
+
+
+def test_a_checkpoint_cannot_name_what_is_run(finished, run, tmp_path):
+    checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
+    checkpoint["config"]["backbone"] = {"_target_": "os.mkdir", "path": str(tmp_path / "planted")}
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    done = run("linear_eval.py", "ckpt=evil.ckpt", check=False)
+    assert done.returncode == 1
+    assert "the checkpoint's backbone is os.mkdir" in done.stderr
+    assert not (tmp_path / "planted").exists()

@@ -54,7 +54,7 @@ def test_the_log_is_for_people(finished):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("temperature=-1", "temperature=-1 is not usable; it must be greater than 0"),
+        ("temperature=-1", "temperature=-1 is not usable; it is a number greater than 0"),
         ("epochs=0", "epochs=0 is not usable; it is a whole number, 1 or more"),
         ("seed=abc", "seed=abc is not usable; it is a whole number"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),

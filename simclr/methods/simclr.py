@@ -29,8 +29,8 @@ class SimCLR(Method):
         temperature: float,
     ) -> None:
         super().__init__(backbone, optimizer, scheduler)
-        if not temperature > 0:
-            raise InputError(f"temperature={temperature} is not usable; it must be greater than 0 (the recipe: 0.07)")
+        if not isinstance(temperature, int | float) or not temperature > 0:
+            raise InputError(f"temperature={temperature} is not usable; it is a number greater than 0 (recipe: 0.07)")
         self.head, self.temperature = head, temperature
 
     def compute(self, batch: ViewBatch) -> Mapping[str, Tensor]:
