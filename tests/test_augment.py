@@ -227,6 +227,8 @@ def test_crop_falls_back_to_the_centre_where_nothing_fits():
         ("blur_kernel", 131),
         ("blur_sigma", [0, 1]),
         ("size", 0),
+        ("hue", "much"),
+        ("crop_scale", 0.5),
     ],
 )
 def test_a_parameter_out_of_range_is_named(name, value):

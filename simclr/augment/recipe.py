@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -65,6 +65,12 @@ class Recipe:
             if not ok:
                 raise InputError(f"augmentation.{name}={getattr(self, name)} is not usable: {rule}")
 
+        for field in fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, list | tuple) else [value]
+            check(all(isinstance(number, int | float) for number in numbers), field.name, "write numbers")
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            check(isinstance(getattr(self, name), list | tuple), name, "write [low, high]")
         for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p"):
             check(0 <= getattr(self, name) <= 1, name, "a probability lies between 0 and 1")
         for name in ("brightness", "contrast", "saturation"):
