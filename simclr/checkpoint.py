@@ -55,12 +55,16 @@ def resume_point(run_dir: Path, resume: str) -> Path | None:
 def check_fits(checkpoint: dict[str, Any], path: Path, config: dict[str, Any], total_steps: int) -> None:
     """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint at `path`.
 
-    Loss, augmentation, optimiser settings and schedule may change on the way; the network and the data may not.
+    Loss, augmentation, optimiser settings and schedule may change on the way, and the data may have moved; the network
+    and the pictures may not be others.
     """
     before = checkpoint["config"]
     for key in ("data", "limit_images", "batch_size", "backbone", "head"):
-        if before.get(key) != config[key]:
-            raise InputError(f"{path} has {key}={before.get(key)}, and this run has {key}={config[key]}")
+        then, now = before.get(key), config[key]
+        if key == "data":
+            then, now = ({k: v for k, v in data.items() if k not in ("root", "store")} for data in (then, now))
+        if then != now:
+            raise InputError(f"{path} has {key}={then}, and this run has {key}={now}")
     if checkpoint["global_step"] > total_steps:
         raise InputError(
             f"{path} is at step {checkpoint['global_step']}, beyond this run's {total_steps}; use more epochs"

@@ -58,6 +58,14 @@ def test_probe_equals_scikit_learn(l2):
     torch.testing.assert_close(probe.bias - probe.bias.mean(), torch.tensor(bias).float(), atol=3e-3, rtol=0)
 
 
+def test_a_fit_that_does_not_converge_says_so(caplog):
+    features, labels = clusters(500, 6, 12, 2.0, seed=1)
+    linear.fit(features, labels, 6, 1e-2)
+    assert not caplog.text
+    linear.fit(features, labels, 6, 1e-2, max_steps=3)
+    assert "stopped after 3 steps, before it converged" in caplog.text
+
+
 def test_where_the_fit_starts_does_not_matter():
     features, labels = clusters(500, 6, 12, 2.0, seed=1)
     cold = linear.fit(features, labels, 6, 1e-2)

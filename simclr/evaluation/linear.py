@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from simclr.errors import InputError
 from simclr.randomness import generator
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 3  # strengths in a row that do no better than the best so far, and the search stops
 
@@ -69,6 +72,7 @@ def fit(
     solver = torch.optim.LBFGS(
         [weight, bias],
         max_iter=max_steps,
+        max_eval=2 * max_steps,
         tolerance_grad=1e-5,
         tolerance_change=1e-9,
         history_size=20,
@@ -83,6 +87,9 @@ def fit(
 
     with torch.enable_grad():
         solver.step(objective)
+    spent = solver.state[weight]
+    if spent["n_iter"] >= max_steps or spent["func_evals"] >= 2 * max_steps:
+        log.warning("The logistic regression at L2 %g was stopped after %d steps, before it converged.", l2, max_steps)
     return LinearProbe(weight.detach(), bias.detach(), mean, scale)
 
 
