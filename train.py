@@ -102,7 +102,7 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"another process is training in {run_dir}; wait for it or stop it") from None
-    with lock:
+    try:
         stored = run_dir / "config.yaml"
         if stored.exists():
             other = OmegaConf.load(stored)
@@ -118,6 +118,8 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
             OmegaConf.save(config, unfinished, resolve=True)
             unfinished.replace(stored)
         yield
+    finally:
+        lock.release()
 
 
 def clear(run_dir: Path) -> None:

@@ -12,13 +12,12 @@ from simclr.data.decode import FolderArchive
 from simclr.data.store import Pictures, Plan, Split, open_store
 from simclr.errors import InputError
 
+log = logging.getLogger(__name__)
+
 
 def picture_endings() -> set[str]:
     """The endings, such as ".jpg", of the files that Pillow can read."""
     return {ending for ending, format in Image.registered_extensions().items() if format in Image.OPEN} - {".pdf"}
-
-
-log = logging.getLogger(__name__)
 
 
 class ImageFolder:
@@ -81,9 +80,10 @@ class ImageFolder:
             return name.removeprefix(top).split("/")[0]
 
         classes = sorted({class_of(top, name) for top, found in members.items() for name in found})
+        label_of = {name: label for label, name in enumerate(classes)}
         splits = {}
         for top, found in members.items():
-            labels = np.array([classes.index(class_of(top, name)) for name in found])
+            labels = np.array([label_of[class_of(top, name)] for name in found])
             splits[top.rstrip("/") or "train"] = Split(found, labels, None)
         unseen = set(splits["val"].labels) - set(splits["train"].labels) if "val" in splits else set()  # type: ignore
         if unseen:
