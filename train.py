@@ -29,6 +29,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.callbacks.run_metrics import RunMetrics
     from simclr.checkpoint import check_fits, export_backbone, last_checkpoint, load_checkpoint, resume_point
     from simclr.data.datamodule import TwoViews
+    from simclr.models.backbone import compile_in_place
     from simclr.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
     from simclr.results import write_json
 
@@ -40,7 +41,8 @@ def train(config: DictConfig) -> float | None:
         log.info("This run has finished already; resume=never trains it anew.")
         return json.loads(finished.read_text()).get("val/knn_top1")
 
-    precision, notice = choose_precision(str(config.precision), choose_accelerator(config.trainer.accelerator))
+    accelerator = choose_accelerator(config.trainer.accelerator)
+    precision, notice = choose_precision(str(config.precision), accelerator)
     if notice is not None:
         log.warning(notice)
     data = TwoViews(
@@ -54,6 +56,8 @@ def train(config: DictConfig) -> float | None:
     steps = data.steps_per_epoch
     pl.seed_everything(config.seed, verbose=False)
     backbone = build(config.backbone)  # before the head, so that one seed gives every head the same backbone
+    if config.compile:
+        compile_in_place(backbone, accelerator)
     method = build(
         config.method,
         backbone=backbone,

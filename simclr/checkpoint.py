@@ -59,10 +59,11 @@ def check_fits(checkpoint: dict[str, Any], path: Path, config: dict[str, Any], t
     and the pictures may not be others.
     """
     before = checkpoint["config"]
+    may_differ = {"data": ("root", "store"), "backbone": ("small_maps",)}
     for key in ("data", "limit_images", "batch_size", "backbone", "head"):
         then, now = before.get(key), config[key]
-        if key == "data":
-            then, now = ({k: v for k, v in data.items() if k not in ("root", "store")} for data in (then, now))
+        if key in may_differ:
+            then, now = ({k: v for k, v in part.items() if k not in may_differ[key]} for part in (then, now))
         if then != now:
             raise InputError(f"{path} has {key}={then}, and this run has {key}={now}")
     if checkpoint["global_step"] > total_steps:

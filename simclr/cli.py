@@ -25,6 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.errors import InputError
+from simclr.memory import keep_freed_memory
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -132,6 +133,7 @@ def quiet_libraries() -> None:
 
 def run_command(main: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
+    keep_freed_memory()
     try:
         main()
     except Refused:

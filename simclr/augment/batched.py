@@ -2,9 +2,13 @@
 
 Operations take pictures [B, 3, H, W], float32 in [0, 1], and one parameter a picture, [B]; they return the same shape.
 Each agrees with torchvision's operation of the same name at the same parameter.
+
+What makes it fast is few passes over the pixels, each of a kind that vectorises: docs/performance.md has the price of
+each. Masks are floats for that reason; `torch.where` on a CPU costs forty times as much as a multiplication.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -14,6 +18,7 @@ from torch import Tensor
 from simclr.augment.recipe import Draws, Recipe
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision and PIL use it
+CPU_PART = 64  # pictures that a CPU works on at a time, so that what one operation wrote the next finds in its cache
 
 
 def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
@@ -21,127 +26,171 @@ def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
 
     pictures: uint8 [B, H, W, 3] on any device. Returns float32 [B, 3, size, size] in [0, 1] on that device.
     """
+    part = CPU_PART if pictures.device.type == "cpu" else len(pictures)
+    parts = zip(pictures.split(part), *(field.split(part) for field in draws), strict=True)
+    views = [_augment(some, Draws(*their_draws), recipe) for some, *their_draws in parts]
+    return views[0] if len(views) == 1 else torch.cat(views)
+
+
+def _augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
     view = resized_crop(pictures, draws, recipe.size)
-    view = _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
+    _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
     view = color_jitter(view, draws)
-    view = _apply(grayscale, view, draws.grayscale)
-    return gaussian_blur(view, draws.sigma.to(view.device), recipe.blur_kernel)
+    _apply(grayscale, view, draws.grayscale)
+    return gaussian_blur(view, draws.sigma, recipe.blur_kernel)
 
 
-def _apply(operation: Callable[..., Tensor], pictures: Tensor, chosen: Tensor, *parameters: Tensor) -> Tensor:
-    """Replace the pictures marked in `chosen` (bool [B]) by operation(pictures, *parameters) of those alone.
+def _apply(operation: Callable[..., Tensor], pictures: Tensor, chosen: Tensor, *parameters: Tensor) -> None:
+    """Replace, in place, the pictures marked in `chosen` by operation(pictures, *parameters) of those alone.
 
-    chosen and parameters, each [B], are on the CPU: picking the subset there spares a GPU the wait for its size.
+    chosen (bool) and parameters, each [B], are on the CPU: picking the subset there spares a GPU the wait for its size.
     """
     index = chosen.nonzero().squeeze(1)
     if len(index) == 0:
-        return pictures
-    device = pictures.device
-    on_device = index.to(device, non_blocking=True)
-    changed = operation(
-        pictures[on_device], *(parameter[index].to(device, non_blocking=True) for parameter in parameters)
-    )
-    return pictures.index_copy(0, on_device, changed)
+        return
+    on_device = index.to(pictures.device, non_blocking=True)
+    own = (_per_picture(parameter[index], pictures) for parameter in parameters)
+    pictures.index_copy_(0, on_device, operation(pictures.index_select(0, on_device), *own))
+
+
+def _per_picture(parameter: Tensor, pictures: Tensor) -> Tensor:
+    return parameter.to(pictures.device, non_blocking=True)
+
+
+def _broadcast(parameter: Tensor) -> Tensor:
+    return parameter[:, None, None, None]
 
 
 def resized_crop(pictures: Tensor, draws: Draws, size: int) -> Tensor:
     """Crop, resize (bilinear, anti-aliased) to size × size, and flip: uint8 [B, H, W, 3] to float [B, 3, size, size].
 
-    Resizing is linear in rows and in columns, so each picture costs two matrix products, and the flip only reverses
-    the order of the column weights.
+    Resizing is linear in rows and in columns: each row of the view is the weighted sum of a few rows of the picture
+    (two, unless the crop shrinks), then each column of a few columns; the flip only reverses the order of these.
     """
     batch, height, width, channels = pictures.shape
     device = pictures.device
-    rows = _resize_weights(draws.top.to(device), draws.height.to(device), height, size)
-    columns = _resize_weights(draws.left.to(device), draws.width.to(device), width, size)
-    columns = torch.where(draws.flip.to(device)[:, None, None], columns.flip(1), columns)
-    x = pictures.float().div_(255).flatten(2)  # [B, H, W·3]
-    x = torch.bmm(rows, x).view(batch, size, width, channels)
-    x = x.transpose(1, 2).reshape(batch, width, size * channels)
-    x = torch.bmm(columns, x).view(batch, size, size, channels)  # [B, x, y, 3]
-    return x.permute(0, 3, 2, 1).contiguous().clamp_(0, 1)
+    planes = pictures.permute(0, 3, 1, 2).reshape(-1, width)  # a line for each row of each channel
+    first_line = torch.arange(0, len(planes), height, device=device).view(batch, channels, 1)
+    view: Tensor | None = None
+    for source, weight in _taps(draws.top, draws.height, height, size):
+        lines = (first_line + source.to(device, non_blocking=True)[:, None]).flatten()
+        row = planes.index_select(0, lines).view(batch, channels, size, width).float()
+        view = _add_weighted(view, row, weight.to(device, non_blocking=True)[:, None, :, None])
+    assert view is not None
+    rows, view = view, None
+    for source, weight in _taps(draws.left, draws.width, width, size, mirrored=draws.flip):
+        columns = source.to(device, non_blocking=True)[:, None, None].expand(batch, channels, size, size)
+        column = rows.gather(3, columns)
+        view = _add_weighted(view, column, weight.to(device, non_blocking=True)[:, None, None])
+    assert view is not None
+    return view.div_(255).clamp_(0, 1)
 
 
-def _resize_weights(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
-    """[B, target, source]: row t holds the share of each source pixel in target pixel t of the crop [start, +length).
+def _add_weighted(total: Tensor | None, term: Tensor, weight: Tensor) -> Tensor:
+    return term.mul_(weight) if total is None else total.addcmul_(term, weight)
 
-    The anti-aliased triangle filter of PIL and torchvision; when enlarging it is plain bilinear interpolation.
+
+def _taps(
+    start: Tensor, length: Tensor, source: int, target: int, mirrored: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Which source pixels make each target pixel of the crop [start, +length): per tap, index and weight [B, target].
+
+    The anti-aliased triangle filter of PIL and torchvision; when enlarging, plain bilinear interpolation of two taps.
+    start, length (int64) and mirrored (bool), each [B], are on the CPU, where the number of taps costs no wait.
     """
-    scale = length.float()[:, None, None] / target
+    scale = (length / target)[:, None]
     support = scale.clamp(min=1)
-    target_pixel = torch.arange(target, device=start.device)[None, :, None]
-    source_pixel = torch.arange(source, device=start.device)[None, None, :]
-    centre = start[:, None, None] + (target_pixel + 0.5) * scale
-    weights = (1 - (source_pixel + 0.5 - centre).abs() / support).clamp(min=0)
-    inside = (source_pixel >= start[:, None, None]) & (source_pixel < (start + length)[:, None, None])
-    weights = weights * inside
-    return weights / weights.sum(dim=2, keepdim=True)
+    target_pixel = torch.arange(target)
+    if mirrored is not None:
+        target_pixel = torch.where(mirrored[:, None], target_pixel.flip(0), target_pixel)
+    start, length = start[:, None], length[:, None]
+    centre = start + (target_pixel + 0.5) * scale
+    first = (centre - support - 0.5).floor().long() + 1
+    taps = []
+    for tap in range(math.ceil(2 * float(support.max()))):
+        pixel = first + tap
+        weight = (1 - (pixel + 0.5 - centre).abs() / support).clamp_(min=0)
+        weight *= (pixel >= start) & (pixel < start + length)
+        taps.append((pixel.clamp_(0, source - 1), weight))
+    total = torch.stack([weight for _, weight in taps]).sum(dim=0)
+    return ((pixel, weight / total) for pixel, weight in taps)
 
 
 def solarize(pictures: Tensor, threshold: int) -> Tensor:
     """Invert the values at or above `threshold` (of 255)."""
-    return torch.where(pictures >= threshold / 255, 1 - pictures, pictures)
+    inverted = torch.ge(pictures, threshold / 255, out=torch.empty_like(pictures))
+    return torch.addcmul(pictures, inverted, 1 - 2 * pictures)
 
 
 def color_jitter(pictures: Tensor, draws: Draws) -> Tensor:
-    """The four adjustments, in each picture's own order, for the pictures that draws.jitter marks."""
-    adjustments = (
-        (adjust_brightness, draws.brightness),
-        (adjust_contrast, draws.contrast),
-        (adjust_saturation, draws.saturation),
-        (adjust_hue, draws.hue),
-    )
-    for position in range(len(adjustments)):
-        for which, (adjust, parameter) in enumerate(adjustments):
-            chosen = draws.jitter & (draws.jitter_order[:, position] == which)
-            pictures = _apply(adjust, pictures, chosen, parameter)
-    return pictures
+    """The four adjustments, in each picture's own order, for the pictures that draws.jitter marks.
 
-
-def _blend(pictures: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    factor = factor[:, None, None, None]
-    return (factor * pictures + (1 - factor) * other).clamp_(0, 1)
+    Three of them are blends, so whichever of the three is a picture's turn, one blend serves all pictures at once;
+    a factor of 1 leaves the others as they are.
+    """
+    jittered = pictures
+    for turn in draws.jitter_order.unbind(1):
+        brightness, contrast, saturation, hue = (draws.jitter & (turn == which) for which in range(4))
+        factor = torch.ones(len(turn))
+        blends = ((brightness, draws.brightness), (contrast, draws.contrast), (saturation, draws.saturation))
+        for chosen, drawn in blends:
+            factor = torch.where(chosen, drawn, factor)
+        per_picture = (_per_picture(one, pictures) for one in (factor, contrast.float(), saturation.float()))
+        jittered = _blend(jittered, *per_picture)
+        _apply(adjust_hue, jittered, hue, draws.hue)
+    return jittered
 
 
 def _luma(pictures: Tensor) -> Tensor:
-    red, green, blue = pictures.unbind(1)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
+    red, green, blue = pictures.split(1, dim=1)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def _blend(pictures: Tensor, factor: Tensor, to_mean: Tensor | float, to_gray: Tensor | float) -> Tensor:
+    """Blend with the picture's mean gray (to_mean 1), its own grayscale (to_gray 1) or black (both 0)."""
+    gray = _luma(pictures)
+    mean = gray.mean(dim=(1, 2, 3))
+    other = torch.addcmul(_broadcast((1 - factor) * to_mean * mean), gray, _broadcast((1 - factor) * to_gray))
+    return torch.addcmul(other, pictures, _broadcast(factor)).clamp_(0, 1)
 
 
 def adjust_brightness(pictures: Tensor, factor: Tensor) -> Tensor:
     """Blend with black."""
-    return _blend(pictures, 0.0, factor)
+    return _blend(pictures, factor, to_mean=0, to_gray=0)
 
 
 def adjust_contrast(pictures: Tensor, factor: Tensor) -> Tensor:
     """Blend with the picture's mean gray."""
-    return _blend(pictures, _luma(pictures).mean(dim=(2, 3), keepdim=True), factor)
+    return _blend(pictures, factor, to_mean=1, to_gray=0)
 
 
 def adjust_saturation(pictures: Tensor, factor: Tensor) -> Tensor:
     """Blend with the picture's own grayscale."""
-    return _blend(pictures, _luma(pictures), factor)
+    return _blend(pictures, factor, to_mean=0, to_gray=1)
 
 
 def adjust_hue(pictures: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by `shift` (in turns); value and saturation stay."""
     red, green, blue = pictures.unbind(1)
-    value = pictures.amax(dim=1)
-    chroma = value - pictures.amin(dim=1)
-    safe = torch.where(chroma == 0, 1, chroma)
-    # Hue in sixths of a turn, measured from the sector of the largest channel.
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = hue + 6 * shift[:, None, None]
-    # Each channel is `value` less the chroma's share at its distance from the hue (Smith 1978, in closed form).
-    channels = []
-    for offset in (5, 3, 1):
-        k = (offset + hue) % 6
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = (value - low).mul_(6)  # in sixths of a turn, as hues below are in turns
+    scale = chroma.clamp(min=1e-9).reciprocal_()  # a gray has no hue, and any will do
+    is_red = torch.eq(red, value, out=torch.empty_like(value))
+    is_green = torch.eq(green, value, out=torch.empty_like(value))
+    # The hue, measured from the sector of the largest channel, and a turn further on, so that it stays positive.
+    hue = (red - green).mul_(scale).add_(4 / 6)
+    hue.lerp_((blue - red).mul_(scale).add_(2 / 6), is_green)
+    hue.lerp_((green - blue).mul_(scale), is_red)
+    hue.add_(1 + shift[:, None, None]).frac_()
+    # Each channel loses chroma with its distance from its own hue, from a sixth of a turn to two (Smith 1978, in closed
+    # form). Green and blue fall from `value`; red, whose own hue is both 0 and 1, rises from `low` about cyan, at 1/2.
+    turned = torch.empty_like(pictures)
+    above, below = value.add_(chroma, alpha=1 / 6), low.sub_(chroma, alpha=1 / 6)
+    for channel, (end, sign, centre) in enumerate(((below, 1, 3 / 6), (above, -1, 2 / 6), (above, -1, 4 / 6))):
+        distance = (hue - centre).abs_().clamp_(1 / 6, 2 / 6)
+        torch.addcmul(end, distance, chroma, value=sign, out=turned[:, channel])
+    return turned
 
 
 def grayscale(pictures: Tensor) -> Tensor:
@@ -150,18 +199,16 @@ def grayscale(pictures: Tensor) -> Tensor:
 
 
 def gaussian_blur(pictures: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected: again two matrix products a picture."""
-    rows = _blur_weights(sigma, kernel, pictures.shape[2])[:, None]
-    columns = _blur_weights(sigma, kernel, pictures.shape[3])[:, None]
-    return (rows @ pictures @ columns.mT).clamp_(0, 1)
-
-
-def _blur_weights(sigma: Tensor, kernel: int, size: int) -> Tensor:
-    """[B, size, size]: the blur of one axis, with the reflected edge folded into the matrix."""
+    """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected: along the columns, then along the rows."""
     half = kernel // 2
-    offset = torch.arange(-half, half + 1, device=sigma.device)
-    weight = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, dim=1)  # [B, kernel]
-    pixel = torch.arange(size, device=sigma.device)
-    source = (pixel[:, None] + offset).abs()  # reflect at 0 ...
-    source = size - 1 - (size - 1 - source).abs()  # ... and at the far edge
-    return torch.einsum("bk,pks->bps", weight, F.one_hot(source, size).float())
+    weight = torch.exp(-0.5 * (torch.arange(half + 1) / sigma.cpu()[:, None]) ** 2)  # centre, then each neighbour
+    weight = _per_picture(weight / (2 * weight.sum(dim=1, keepdim=True) - weight[:, :1]), pictures)
+    for dim, padding in ((2, (0, 0, half, half)), (3, (half, half, 0, 0))):
+        size = pictures.shape[dim]
+        padded = F.pad(pictures, padding, mode="reflect")
+        pair = torch.empty_like(pictures)
+        pictures = padded.narrow(dim, half, size) * _broadcast(weight[:, 0])
+        for distance in range(1, half + 1):
+            torch.add(padded.narrow(dim, half - distance, size), padded.narrow(dim, half + distance, size), out=pair)
+            pictures.addcmul_(pair, _broadcast(weight[:, distance]))
+    return pictures.clamp_(0, 1)

@@ -22,6 +22,9 @@ SHOWN = (
 )
 
 
+READ_EVERY_SECONDS = 0.5  # reading a value makes the processor wait for the GPU
+
+
 def shown_metrics(metrics: dict[str, Any]) -> dict[str, str]:
     """Short names and formatted values, in reading order, of what the bar and the log show."""
     return {name: form.format(float(metrics[tag])) for tag, name, form in SHOWN if tag in metrics}
@@ -34,8 +37,10 @@ class TrainingProgress(RichProgressBar):
     """
 
     def __init__(self, line_every_seconds: float) -> None:
-        super().__init__()
+        super().__init__(refresh_rate=4)  # Lightning's 100 a second take time from training on a CPU
         self.line_every_seconds = line_every_seconds
+        self.shown: dict[str, str] = {}
+        self.read_at = -READ_EVERY_SECONDS
         self.said_at = time.monotonic()
         if not Console().is_terminal:
             self.disable()
@@ -49,7 +54,10 @@ class TrainingProgress(RichProgressBar):
         return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"  # Lightning counts from 0; the log from 1
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        return dict(shown_metrics(trainer.progress_bar_metrics))
+        if time.monotonic() - self.read_at >= READ_EVERY_SECONDS:
+            self.shown = shown_metrics(trainer.callback_metrics)
+            self.read_at = time.monotonic()
+        return dict(self.shown)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
@@ -61,6 +69,6 @@ class TrainingProgress(RichProgressBar):
         self._say(trainer, f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def _say(self, trainer: pl.Trainer, where: str) -> None:
-        values = shown_metrics(trainer.progress_bar_metrics)
+        values = shown_metrics(trainer.callback_metrics)
         log.info("%s: %s", where, ", ".join(f"{name} {value}" for name, value in values.items()))
         self.said_at = time.monotonic()

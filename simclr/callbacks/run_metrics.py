@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
 from simclr.results import last_scalars, provenance
@@ -55,7 +56,7 @@ class RunMetrics(Callback):
             self.step_seconds.append(seconds)
         self.recent.append(seconds)
         speed = self.batch_size * len(self.recent) / sum(self.recent)
-        pl_module.log("train/images_per_second", speed, prog_bar=True)
+        pl_module.log("train/images_per_second", torch.tensor(speed))
 
     def summary(self, trainer: pl.Trainer) -> dict[str, Any]:
         """The content of `metrics.json`: the last value of every TensorBoard tag, speed, cost and provenance."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import pytorch_lightning as pl
@@ -30,11 +31,12 @@ class StepLoader:
     """The batches of a run as a function of the step: step s of epoch e holds part s of the shuffle (seed, e).
 
     It yields one epoch an iteration, from `step` on; a resumed run that starts it at its own step goes on with the very
-    next batch. The last, partial batch of an epoch is dropped.
+    next batch. The last, partial batch of an epoch is dropped. While one batch is in use, the next is read by a thread
+    of its own; `pinned` puts it where a GPU can fetch it without waiting.
     """
 
-    def __init__(self, store: ImageStore, batch_size: int, seed: int, step: int = 0) -> None:
-        self.store, self.batch_size, self.seed, self.step = store, batch_size, seed, step
+    def __init__(self, store: ImageStore, batch_size: int, seed: int, step: int = 0, pinned: bool = False) -> None:
+        self.store, self.batch_size, self.seed, self.step, self.pinned = store, batch_size, seed, step, pinned
 
     def __len__(self) -> int:
         return len(self.store) // self.batch_size
@@ -42,11 +44,22 @@ class StepLoader:
     def __iter__(self) -> Iterator[PictureBatch]:
         epoch = self.step // len(self)
         order = torch.randperm(len(self.store), generator=generator("order", self.seed, epoch))
-        while self.step < (epoch + 1) * len(self):
-            start = self.step % len(self) * self.batch_size
+
+        def read(step: int) -> PictureBatch:
+            start = step % len(self) * self.batch_size
             rows = order[start : start + self.batch_size]
-            step, self.step = self.step, self.step + 1
-            yield PictureBatch(self.store.gather(rows.numpy()), rows, step)
+            pictures = self.store.gather(rows.numpy())
+            return PictureBatch(pictures.pin_memory() if self.pinned else pictures, rows, step)
+
+        end = (epoch + 1) * len(self)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
+            ahead = reader.submit(read, self.step)
+            while self.step < end:
+                batch = ahead.result()
+                self.step += 1
+                if self.step < end:
+                    ahead = reader.submit(read, self.step)
+                yield batch
 
     # Lightning takes a loader with these two for one that can go on in mid-epoch. It does not load the state of an
     # epoch that was complete, so the step comes from the trainer, in train_dataloader.
@@ -112,8 +125,10 @@ class TwoViews(pl.LightningDataModule):
         return len(self.train_dataloader())
 
     def train_dataloader(self) -> StepLoader:
-        step = self.trainer.global_step if self.trainer is not None else 0
-        return StepLoader(self.train, self.batch_size, self.seed, step)
+        if self.trainer is None:
+            return StepLoader(self.train, self.batch_size, self.seed)
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        return StepLoader(self.train, self.batch_size, self.seed, self.trainer.global_step, pinned=on_gpu)
 
     def on_after_batch_transfer(self, batch: PictureBatch, dataloader_idx: int) -> ViewBatch:
         """Augment on the device. The draws are a function of (seed, step, rank, view) and of nothing else."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -36,8 +37,10 @@ class Method(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         scalars = self.compute(batch)
-        self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()}, prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
+        # What is logged stays a tensor where it is, so that no step waits for a GPU: Lightning would move a plain
+        # number there, and read back what is meant for its progress bar.
+        self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
+        self.log("train/lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
         return scalars["loss"]
 
     def configure_optimizers(self) -> Any:

@@ -2,10 +2,12 @@
 
 from typing import cast
 
-from torch import nn
-from torchvision.models import ResNet, resnet18
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from simclr.errors import InputError
+from simclr.models.small_maps import use_small_maps
 
 
 class Encoder(nn.Module):
@@ -14,21 +16,52 @@ class Encoder(nn.Module):
     num_features: int
 
 
-def resnet18_encoder(stem: str) -> Encoder:
+class ResNetEncoder(ResNet):
+    """torchvision's ResNet up to its global average pool."""
+
+    def __init__(self, block: type[BasicBlock], layers: list[int]) -> None:
+        super().__init__(block, layers)
+        self.num_features = 512 * block.expansion
+        self.fc = nn.Identity()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(pictures))
+        x = self.relu(self.maxpool(x))  # torchvision's order costs four times the ReLU; value and gradient are the same
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.avgpool(x).flatten(1)
+
+
+def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
     """ResNet-18 (He et al. 2016) up to its global average pool: float [B, 3, H, W] to features [B, 512].
 
     stem: "standard" is torchvision's 7×7 stride-2 convolution; "small" is 3×3 stride 1 for small pictures. Both keep
     the max-pool that follows. State-dict keys are torchvision's without `fc.*`, so weights move both ways with
     `load_state_dict(..., strict=False)` (only `conv1.weight` differs in shape under the small stem).
+    small_maps: compute convolutions on maps of a few pixels as matrix products where that is faster (small_maps.py).
     Raises InputError for another stem.
     """
-    network: ResNet = resnet18(weights=None)
-    num_features = network.fc.in_features
-    network.fc = nn.Identity()
+    network = ResNetEncoder(BasicBlock, [2, 2, 2, 2])
     if stem == "small":
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     elif stem != "standard":
         raise InputError(f"backbone.stem={stem} is not known; choose standard or small")
-    network.num_features = num_features
+    if small_maps:
+        use_small_maps(network)
     return cast(Encoder, network)
+
+
+def compile_in_place(network: nn.Module, device: str) -> None:
+    """Let torch.compile rewrite the network's forward and backward; its modules, weights and their names stay.
+
+    Raises InputError where torch.compile cannot work on this machine for `device` ("cpu", "cuda", ...).
+    """
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # of many kinds, most of them private to torch
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"compile=true, but torch.compile does not work on this machine ({reason}); install a C++ compiler, or use "
+            "compile=false"
+        ) from error
+    network.compile()

@@ -1,0 +1,113 @@
+"""Convolutions on maps of a few pixels, computed as matrix products; the same numbers, to rounding, in less time.
+
+Where an output map has four pixels, a 3×3 convolution spends more than half of its work on the padding around it, and
+a CPU's convolution routines are far from their best there. Each output pixel is then one matrix product: the patch of
+the input that it sees, times the part of the kernel that does not hang over the edge. docs/performance.md has the
+times, and benchmarks/convolutions.py measures them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simclr.precision import cpu_has_bf16_matrix_units
+
+
+def convolution_by_pixels(pictures: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """conv2d(pictures, weight, stride=stride, padding=padding), one matrix product for each pixel of the output.
+
+    pictures: [B, C, H, W]; weight: [O, C, K, K], of the same dtype. Returns [B, O, H', W'], channels innermost.
+    """
+    height, width = pictures.shape[2:]
+    kernel = weight.shape[2]
+    pictures, weight = pictures.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)  # channels last
+    rows, columns = (_windows(size, kernel, stride, padding) for size in (height, width))
+    pixels = [
+        _product(pictures[:, y, x].flatten(1), weight[:, in_kernel_y, in_kernel_x].flatten(1))
+        for y, in_kernel_y in rows
+        for x, in_kernel_x in columns
+    ]
+    return torch.stack(pixels, dim=1).unflatten(1, (len(rows), len(columns))).permute(0, 3, 1, 2)
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Pixels along one side of a convolution's output map."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _windows(size: int, kernel: int, stride: int, padding: int) -> list[tuple[slice, slice]]:
+    """For each output pixel along one side: the input pixels that it sees, and which part of the kernel sees them."""
+    windows = []
+    for start in range(-padding, output_size(size, kernel, stride, padding) * stride - padding, stride):
+        first, last = max(start, 0), min(start + kernel, size)
+        windows.append((slice(first, last), slice(first - start, last - start)))
+    return windows
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.T: [M, K] and [N, K] to [M, N]."""
+    if left.device.type == "cpu" and left.dtype == torch.float32:
+        # As a 1×1 convolution of one picture of M pixels, which lies in memory just as `left` does: for float32 torch's
+        # convolutions come from oneDNN and its matrix products from MKL, which does AMD processors less than justice.
+        picture = left.T[None, :, :, None]
+        return F.conv2d(picture, right[:, :, None, None]).squeeze(3).squeeze(0).T
+    return left @ right.T
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A Conv2d, with the same weights under the same name, that takes `convolution_by_pixels` where that is faster.
+
+    Which is faster was measured, and the choice follows from shape, type and device alone: a choice timed anew by every
+    process would not repeat, and equal runs would compute different numbers.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.has_matrix_units = cpu_has_bf16_matrix_units()
+
+    @classmethod
+    def like(cls, convolution: nn.Conv2d) -> SmallMapConv2d:
+        """The same convolution, holding the very same weights."""
+        twin = cls(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,
+            convolution.stride,
+            convolution.padding,
+            bias=False,
+            device="meta",
+        )
+        twin.weight = convolution.weight
+        return twin
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        weight = self.weight
+        if torch.is_autocast_enabled(pictures.device.type):
+            dtype = torch.get_autocast_dtype(pictures.device.type)
+            pictures, weight = pictures.to(dtype), weight.to(dtype)
+        if self.by_pixels_is_faster(pictures):
+            return convolution_by_pixels(pictures, weight, self.stride[0], int(self.padding[0]))
+        return self._conv_forward(pictures, weight, None)
+
+    def by_pixels_is_faster(self, pictures: Tensor) -> bool:
+        """Whether pictures of this shape, type and device take `convolution_by_pixels`."""
+        if pictures.device.type != "cpu" or self.kernel_size[0] == 1 or self.in_channels < 128:
+            return False
+        height, width = (
+            output_size(size, self.kernel_size[0], self.stride[0], int(self.padding[0])) for size in pictures.shape[2:]
+        )
+        # With AMX, oneDNN's bfloat16 weight gradient runs at a fifth of the matrix product's speed up to 4×4.
+        large = pictures.dtype == torch.bfloat16 and self.in_channels >= 256 and self.has_matrix_units
+        return height * width <= (16 if large else 4)
+
+
+def use_small_maps(network: nn.Module) -> None:
+    """Replace, in place, every plain convolution of `network` (square, no bias, no groups) by its SmallMapConv2d."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d and child.bias is None and child.groups == 1 and child.dilation == (1, 1):
+                setattr(module, name, SmallMapConv2d.like(child))
