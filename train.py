@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -25,6 +26,7 @@ def train(config: DictConfig) -> float | None:
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
 
+    from simclr.augment import batched
     from simclr.callbacks.last_checkpoint import LastCheckpoint
     from simclr.callbacks.run_metrics import RunMetrics
     from simclr.checkpoint import check_fits, export_backbone, last_checkpoint, load_checkpoint, resume_point
@@ -51,6 +53,7 @@ def train(config: DictConfig) -> float | None:
         batch_size=config.batch_size,
         seed=config.seed,
         limit_images=config.limit_images,
+        augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()
     steps = data.steps_per_epoch

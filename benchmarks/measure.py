@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating timings, and the machine in words."""
+"""What the benchmarks share: timings that alternate, and the machine in words."""
 
 import platform
 import statistics
@@ -6,13 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
+from simclr.cli import CONFIGS
 from simclr.results import device_name
 
 
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that train.py would run with."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
 def machine(device: torch.device) -> str:
-    """Device, threads and versions, for the head of a table."""
-    cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
+    """Device and versions, for the head of a table."""
+    cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
     return f"{device_name(device)}{cuda}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
@@ -38,3 +47,15 @@ def alternate(tasks: Sequence[Callable[[], object]], seconds: float, device: tor
             task()
             own.append(finished(device) - start)
     return [statistics.median(own) for own in times]
+
+
+def matrix_product_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of the fastest large matrix product that torch does here."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        # On a CPU, torch's float32 products and its 1×1 convolutions come from different libraries.
+        picture, kernel = left.T[None, :, :, None], right[:, :, None, None]
+        times = alternate([lambda: left @ right, lambda: torch.conv2d(picture, kernel)], 0.5, device)  # noqa: B023
+        best = max(best, 2 * size**3 / min(times))
+    return best

@@ -9,7 +9,7 @@ each. Masks are floats for that reason; `torch.where` on a CPU costs forty times
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -18,24 +18,25 @@ from torch import Tensor
 from simclr.augment.recipe import Draws, Recipe
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision and PIL use it
-CPU_PART = 64  # pictures that a CPU works on at a time, so that what one operation wrote the next finds in its cache
+CPU_PIXELS = 2**18  # that a CPU works on at a time, so that what one operation wrote the next finds in its cache
 
 
-def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+def augment(pictures: Tensor, draws: Draws, recipe: Recipe, fused: bool = False) -> Tensor:
     """One augmented view of every picture.
 
-    pictures: uint8 [B, H, W, 3] on any device. Returns float32 [B, 3, size, size] in [0, 1] on that device.
+    pictures: uint8 [B, H, W, 3] on any device. fused: run the colour operations through torch.compile, where it works.
+    Returns float32 [B, 3, size, size] in [0, 1] on that device.
     """
-    part = CPU_PART if pictures.device.type == "cpu" else len(pictures)
+    part = max(1, CPU_PIXELS // recipe.size**2) if pictures.device.type == "cpu" else len(pictures)
     parts = zip(pictures.split(part), *(field.split(part) for field in draws), strict=True)
-    views = [_augment(some, Draws(*their_draws), recipe) for some, *their_draws in parts]
+    views = [_augment(some, Draws(*their_draws), recipe, fused) for some, *their_draws in parts]
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
-def _augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+def _augment(pictures: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
     view = resized_crop(pictures, draws, recipe.size)
     _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
-    view = color_jitter(view, draws)
+    view = color_jitter(view, draws, fused)
     _apply(grayscale, view, draws.grayscale)
     return gaussian_blur(view, draws.sigma, recipe.blur_kernel)
 
@@ -122,12 +123,13 @@ def solarize(pictures: Tensor, threshold: int) -> Tensor:
     return torch.addcmul(pictures, inverted, 1 - 2 * pictures)
 
 
-def color_jitter(pictures: Tensor, draws: Draws) -> Tensor:
+def color_jitter(pictures: Tensor, draws: Draws, fused: bool = False) -> Tensor:
     """The four adjustments, in each picture's own order, for the pictures that draws.jitter marks.
 
     Three of them are blends, so whichever of the three is a picture's turn, one blend serves all pictures at once;
     a factor of 1 leaves the others as they are.
     """
+    blend, turn_hue = (_fused(_blend), _fused(adjust_hue)) if fused else (_blend, adjust_hue)
     jittered = pictures
     for turn in draws.jitter_order.unbind(1):
         brightness, contrast, saturation, hue = (draws.jitter & (turn == which) for which in range(4))
@@ -136,9 +138,14 @@ def color_jitter(pictures: Tensor, draws: Draws) -> Tensor:
         for chosen, drawn in blends:
             factor = torch.where(chosen, drawn, factor)
         per_picture = (_per_picture(one, pictures) for one in (factor, contrast.float(), saturation.float()))
-        jittered = _blend(jittered, *per_picture)
-        _apply(adjust_hue, jittered, hue, draws.hue)
+        jittered = blend(jittered, *per_picture)
+        _apply(turn_hue, jittered, hue, draws.hue)
     return jittered
+
+
+@cache
+def _fused(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(operation, dynamic=True)
 
 
 def _luma(pictures: Tensor) -> Tensor:
@@ -176,8 +183,7 @@ def adjust_hue(pictures: Tensor, shift: Tensor) -> Tensor:
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = (value - low).mul_(6)  # in sixths of a turn, as hues below are in turns
     scale = chroma.clamp(min=1e-9).reciprocal_()  # a gray has no hue, and any will do
-    is_red = torch.eq(red, value, out=torch.empty_like(value))
-    is_green = torch.eq(green, value, out=torch.empty_like(value))
+    is_red, is_green = ((channel - value).sign_().add_(1) for channel in (red, green))  # 1 or, where below `value`, 0
     # The hue, measured from the sector of the largest channel, and a turn further on, so that it stays positive.
     hue = (red - green).mul_(scale).add_(4 / 6)
     hue.lerp_((blue - red).mul_(scale).add_(2 / 6), is_green)
@@ -185,12 +191,11 @@ def adjust_hue(pictures: Tensor, shift: Tensor) -> Tensor:
     hue.add_(1 + shift[:, None, None]).frac_()
     # Each channel loses chroma with its distance from its own hue, from a sixth of a turn to two (Smith 1978, in closed
     # form). Green and blue fall from `value`; red, whose own hue is both 0 and 1, rises from `low` about cyan, at 1/2.
-    turned = torch.empty_like(pictures)
     above, below = value.add_(chroma, alpha=1 / 6), low.sub_(chroma, alpha=1 / 6)
-    for channel, (end, sign, centre) in enumerate(((below, 1, 3 / 6), (above, -1, 2 / 6), (above, -1, 4 / 6))):
-        distance = (hue - centre).abs_().clamp_(1 / 6, 2 / 6)
-        torch.addcmul(end, distance, chroma, value=sign, out=turned[:, channel])
-    return turned
+    distances = ((hue - centre).abs_().clamp_(1 / 6, 2 / 6) for centre in (3 / 6, 2 / 6, 4 / 6))
+    ends = ((below, 1), (above, -1), (above, -1))
+    turned = [end.addcmul(distance, chroma, value=sign) for (end, sign), distance in zip(ends, distances, strict=True)]
+    return torch.stack(turned, dim=1)
 
 
 def grayscale(pictures: Tensor) -> Tensor:
@@ -199,16 +204,13 @@ def grayscale(pictures: Tensor) -> Tensor:
 
 
 def gaussian_blur(pictures: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected: along the columns, then along the rows."""
+    """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected; sigma, [B], is on the CPU."""
+    batch, channels, height, width = pictures.shape
     half = kernel // 2
-    weight = torch.exp(-0.5 * (torch.arange(half + 1) / sigma.cpu()[:, None]) ** 2)  # centre, then each neighbour
-    weight = _per_picture(weight / (2 * weight.sum(dim=1, keepdim=True) - weight[:, :1]), pictures)
-    for dim, padding in ((2, (0, 0, half, half)), (3, (half, half, 0, 0))):
-        size = pictures.shape[dim]
-        padded = F.pad(pictures, padding, mode="reflect")
-        pair = torch.empty_like(pictures)
-        pictures = padded.narrow(dim, half, size) * _broadcast(weight[:, 0])
-        for distance in range(1, half + 1):
-            torch.add(padded.narrow(dim, half - distance, size), padded.narrow(dim, half + distance, size), out=pair)
-            pictures.addcmul_(pair, _broadcast(weight[:, distance]))
-    return pictures.clamp_(0, 1)
+    line = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma[:, None]) ** 2)
+    line = _per_picture(line / line.sum(dim=1, keepdim=True), pictures)
+    square = line[:, :, None] * line[:, None, :]
+    # Every channel of every picture is a channel, with a kernel of its own, of one picture.
+    padded = F.pad(pictures, (half, half, half, half), mode="reflect").flatten(0, 1)[None]
+    blurred = F.conv2d(padded, square.repeat_interleave(channels, dim=0)[:, None], groups=batch * channels)
+    return blurred.view(batch, channels, height, width).clamp_(0, 1)

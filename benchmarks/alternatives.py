@@ -1,0 +1,138 @@
+"""The programs that this project is timed against: plain loops over a DataLoader with workers, stock network and Adam.
+
+reference: this project's torchvision engine, one picture at a time. lightly: lightly's transform, head and loss, called
+as its documentation does. Pictures are handed to both already decoded, in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import resnet18
+
+from measure import composed
+from simclr.augment import reference
+from simclr.augment.recipe import Recipe
+from simclr.cli import build
+from simclr.data.store import ImageStore
+from simclr.losses import info_nce
+from turns import Player
+
+
+class ReferenceViews(Dataset):
+    """Two views of whole batches, in a worker, by torchvision's operations on bytes."""
+
+    def __init__(self, store: ImageStore, recipe: Recipe) -> None:
+        self.store, self.recipe = store, recipe
+        self.random = torch.Generator()
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        pictures = self.store.gather(torch.tensor(indices).numpy())
+        count, height, width, _ = pictures.shape
+        draws = [self.recipe.draw(count, height, width, self.random) for _ in range(2)]
+        return [reference.augment(pictures, draw, self.recipe) for draw in draws]
+
+
+class LightlyViews(Dataset):
+    """Two views of one picture, by lightly's transform on PIL pictures."""
+
+    def __init__(self, store: ImageStore, recipe: Recipe) -> None:
+        from lightly.transforms import SimCLRTransform
+
+        self.store = store
+        low, high = recipe.blur_sigma
+        self.transform = SimCLRTransform(
+            input_size=recipe.size, cj_strength=1.0, gaussian_blur=1.0, sigmas=(low, high), normalize=None
+        )
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(Image.fromarray(self.store.gather(slice(index, index + 1))[0].numpy()))
+
+
+def reference_parts(store: ImageStore, recipe: Recipe, temperature: float) -> tuple[Dataset, nn.Module, Callable]:
+    head = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 128))
+    return ReferenceViews(store, recipe), head, lambda a, b: info_nce(torch.stack([a, b]), temperature).loss
+
+
+def lightly_parts(store: ImageStore, recipe: Recipe, temperature: float) -> tuple[Dataset, nn.Module, Callable]:
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+
+    return LightlyViews(store, recipe), SimCLRProjectionHead(512, 256, 128), NTXentLoss(temperature)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=["reference", "lightly"])
+    parser.add_argument("pipe", type=int)
+    parser.add_argument("precision", choices=["16", "bf16", "32"])
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    config: Any = composed(options.overrides)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    store = build(config.data).load().train
+    parts = reference_parts if options.name == "reference" else lightly_parts
+    views, head, loss_of = parts(store, build(config.augmentation), config.temperature)
+    backbone = resnet18(weights=None)
+    backbone.fc = nn.Identity()
+    network = nn.Sequential(backbone, nn.Flatten(), head).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr)
+    loader = DataLoader(
+        views,
+        batch_size=config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=len(os.sched_getaffinity(0)),
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
+        collate_fn=(lambda two: two) if options.name == "reference" else None,
+    )
+    train(Player(options.pipe, device), network, loss_of, optimizer, loader, device, options.precision)
+
+
+def train(
+    player: Player,
+    network: nn.Module,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    device: torch.device,
+    precision: str,
+) -> None:
+    dtype = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}[precision]
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "16")
+    if not player.wait():
+        return
+    while True:
+        for first, second in loader:
+            first, second = first.to(device, non_blocking=True), second.to(device, non_blocking=True)
+            player.stage("wait for data")
+            with torch.autocast(device.type, dtype) if dtype is not None else contextlib.nullcontext():
+                loss = loss_of(network(first), network(second))
+            player.stage("forward")
+            scaler.scale(loss).backward()
+            player.stage("backward")
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            player.stage("optimiser")
+            if not player.step_done():
+                return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Images per second of pre-training, side by side: this project, a torchvision pipeline, and lightly.
+
+python benchmarks/throughput.py [--rounds 5] [--json FILE] [KEY=VALUE ...]
+
+KEY=VALUE are overrides as for train.py (data=shapes, batch_size=128, precision=bf16, compile=true, ...); all three
+programs train on the same pictures, at the same batch size and in the same precision. Each is a process of its own.
+They take turns, so the ratios, taken within each round, do not depend on what else the machine does meanwhile. lightly
+needs the extra: pip install -e ".[bench]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from measure import composed, machine, matrix_product_peak
+from simclr.cli import build
+from simclr.precision import choose_accelerator, choose_precision
+from simclr.results import provenance, write_json
+from turns import STAGES, Turn
+
+HERE = Path(__file__).resolve().parent
+OURS, REFERENCE, LIGHTLY = "this project", "reference", "lightly"
+DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each program (5)")
+    parser.add_argument("--steps", type=int, default=6, help="steps that count in each turn (6)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    options, overrides = parser.parse_known_args()
+    config: Any = composed(overrides)
+    accelerator = choose_accelerator(config.trainer.accelerator)
+    device = torch.device(accelerator)
+    precision, _ = choose_precision(str(config.precision), accelerator)
+    print(machine(device))
+    print(f"batch {config.batch_size}, {config.data.size}×{config.data.size}, precision={precision}", *overrides, "\n")
+
+    peak = matrix_product_peak(DTYPES[precision], device)
+    operations = operations_of_a_step(config)
+    # Workers have two batches each ready when a turn begins; these are not to count.
+    turn = Turn(warm=2 * len(os.sched_getaffinity(0)), steps=options.steps, split=3)
+    turns: dict[str, list[Turn]] = {}
+    with programs(overrides, precision) as players:
+        for number in range(options.rounds):
+            for name, player in players.items():
+                player.send(vars(turn))
+                turns.setdefault(name, []).append(Turn(**player.recv()))
+            speeds = {name: config.batch_size * turn.steps / taken[-1].seconds for name, taken in turns.items()}
+            ratios = [f"{speeds[OURS] / speed:.2f}× {name}" for name, speed in speeds.items() if name != OURS]
+            shown = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
+            print(f"round {number + 1}: images/s: {shown}; this project is {', '.join(ratios)}", flush=True)
+
+    report = {name: summary(taken, turns[OURS], config.batch_size, operations, peak) for name, taken in turns.items()}
+    show(report, peak)
+    if options.json:
+        what = {"overrides": overrides, "precision": precision, "matrix_product_peak_gflops": peak / 1e9}
+        write_json(options.json, {"programs": report} | what | provenance(device))
+
+
+@contextmanager
+def programs(overrides: list[str], precision: str) -> Iterator[dict[str, Connection]]:
+    """Start the programs, each waiting for its turn; end them on leaving."""
+    alternative = [sys.executable, str(HERE / "alternatives.py")]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        players = {}
+        for name in (OURS, REFERENCE, LIGHTLY):
+            if name == LIGHTLY and importlib.util.find_spec("lightly") is None:
+                print('lightly is not installed and is left out: pip install -e ".[bench]"')
+                continue
+            ours, theirs = Pipe()
+            pipe = theirs.fileno()
+            if name == OURS:
+                command = [sys.executable, str(HERE.parent / "train.py"), *overrides, *gated(folder, pipe)]
+            else:
+                command = [*alternative, name, str(pipe), precision, *overrides]
+            log = stack.enter_context(open(f"{folder}/{name}.log", "w+"))
+            environment = os.environ | {"PYTHONPATH": str(HERE)}
+            process = subprocess.Popen(command, pass_fds=[pipe], env=environment, stdout=log, stderr=log)
+            theirs.close()
+            stack.callback(process.wait)
+            players[name] = stack.enter_context(ours)
+        try:
+            yield players
+            for player in players.values():
+                player.send(None)
+        except (EOFError, BrokenPipeError):
+            for name in players:
+                lines = Path(folder, f"{name}.log").read_text().splitlines()[-5:]
+                print(f"{name} said:", *lines, sep="\n  ", file=sys.stderr)
+            raise SystemExit("error: a program ended before its time; see above") from None
+
+
+def gated(folder: str, pipe: int) -> list[str]:
+    """What makes train.py wait for its turns, and do nothing but train."""
+    return [
+        f"output_root={folder}/runs",
+        "epochs=1000",
+        "checkpoint_minutes=1e6",
+        "callbacks.online_knn=null",
+        "+callbacks.gate._target_=gate.Gate",
+        f"+callbacks.gate.pipe={pipe}",
+    ]
+
+
+def operations_of_a_step(config: Any) -> float:
+    """Floating-point operations that forward and backward of one step need, counted on this project's network.
+
+    Where a convolution is computed by pixels, the padding that torch's convolution multiplies does not count.
+    """
+    views = 8
+    backbone = build(config.backbone)
+    network = torch.nn.Sequential(backbone, build(config.head, in_features=backbone.num_features))
+    pictures = torch.rand(views, 3, config.data.size, config.data.size)
+    with FlopCounterMode(display=False) as counter:
+        network(pictures).sum().backward()
+    return counter.get_total_flops() / views * 2 * config.batch_size
+
+
+def summary(own: list[Turn], ours: list[Turn], batch_size: int, operations: float, peak: float) -> dict[str, Any]:
+    """Speed (median over turns), how many times as fast this project was in the same round, and where time went."""
+    stages = {name: 1000 * statistics.median(turn.stages.get(name, 0.0) for turn in own) for name in STAGES}
+    ratios = [turn.seconds / our_turn.seconds for turn, our_turn in zip(own, ours, strict=True)]
+    last = own[-1].memory
+    return {
+        "images_per_second": batch_size * statistics.median(turn.steps / turn.seconds for turn in own),
+        "times_as_fast_is_this_project": {"median": statistics.median(ratios), "by_round": ratios},
+        "stages_ms": stages,
+        "share_of_peak": operations / ((stages["forward"] + stages["backward"]) / 1000) / peak,
+        "memory_gb": last,
+    }
+
+
+def show(report: dict[str, Any], peak: float) -> None:
+    print(f"\nMatrix-product peak measured here: {peak / 1e9:.0f} GFLOP/s\n")
+    heads = ["images/s", "ratio (min-max)", *(f"{name}, ms" for name in STAGES), "of peak", "memory, GB"]
+    print("| program | " + " | ".join(heads) + " |")
+    print("|---" * (len(heads) + 1) + "|")
+    for name, figures in report.items():
+        ratios = figures["times_as_fast_is_this_project"]
+        low, high = min(ratios["by_round"]), max(ratios["by_round"])
+        cells = [f"{figures['images_per_second']:.1f}", f"{ratios['median']:.2f} ({low:.2f}-{high:.2f})"]
+        total = sum(figures["stages_ms"].values())
+        cells += [f"{ms:.0f} ({100 * ms / total:.1f} %)" for ms in figures["stages_ms"].values()]
+        cells += [f"{100 * figures['share_of_peak']:.0f} %"]
+        cells += [", ".join(f"{gb:.2f} {what}" for what, gb in figures["memory_gb"].items())]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

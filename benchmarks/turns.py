@@ -1,0 +1,91 @@
+"""How several training programs, each a process of its own, take turns on one machine: one works, the others wait."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from measure import finished
+
+STAGES = ("wait for data", "augment", "forward", "backward", "optimiser")
+
+
+@dataclass
+class Turn:
+    """One turn of one program. `warm` steps are not counted, `steps` are, and `split` more are timed by stage."""
+
+    warm: int
+    steps: int
+    split: int
+    seconds: float = 0.0  # of the counted steps together
+    stages: dict[str, float] = field(default_factory=dict)  # seconds a step
+    memory: dict[str, float] = field(default_factory=dict)  # GB
+
+
+class Player:
+    """The side of a training program: call `step_done` after every step and `stage` between the parts of one.
+
+    pipe: file descriptor of the pipe to the program that gives the turns.
+    """
+
+    def __init__(self, pipe: int, device: torch.device) -> None:
+        self.device = device
+        self.connection: Connection = Connection(pipe)
+        self.done, self.mark = 0, 0.0
+        self.turn: Turn | None = None
+
+    def wait(self) -> bool:
+        """Wait for the next turn; False where there is none."""
+        message: dict[str, Any] | None = self.connection.recv()
+        self.turn, self.done = (None if message is None else Turn(**message)), 0
+        self.started = self.mark = time.perf_counter()
+        return self.turn is not None
+
+    @property
+    def splitting(self) -> bool:
+        return self.turn is not None and self.done >= self.turn.warm + self.turn.steps
+
+    def stage(self, name: str) -> None:
+        """What was done since the last call belongs to stage `name`."""
+        if self.splitting:
+            assert self.turn is not None
+            now = finished(self.device)
+            self.turn.stages[name] = self.turn.stages.get(name, 0.0) + (now - self.mark) / self.turn.split
+            self.mark = now
+
+    def step_done(self) -> bool:
+        """False where the program is to end."""
+        assert self.turn is not None
+        self.done += 1
+        if self.done == self.turn.warm:
+            self.started = finished(self.device)
+        if self.done == self.turn.warm + self.turn.steps:
+            self.mark = finished(self.device)
+            self.turn.seconds = self.mark - self.started
+        if self.done == self.turn.warm + self.turn.steps + self.turn.split:
+            self.turn.memory = memory(self.device)
+            self.connection.send(asdict(self.turn))
+            return self.wait()
+        return True
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """GB: the peak of this process and its workers, how much of it is the mapped picture file, and the GPU's peak."""
+    pids = [os.getpid()]
+    for task in Path("/proc/self/task").glob("*/children"):
+        pids += [int(pid) for pid in task.read_text().split()]
+    peak, mapped = 0.0, 0.0
+    for pid in pids:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        peak += float(status["VmHWM"].split()[0]) / 1e6
+        mapped = max(mapped, float(status["RssFile"].split()[0]) / 1e6)
+    result = {"peak": peak, "of it mapped files": mapped}
+    if device.type == "cuda":
+        result["on the GPU"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return result
