@@ -1,6 +1,7 @@
 """Each batched operation against torchvision at the same parameters, and the draws against their distributions."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -234,3 +235,21 @@ def test_crop_falls_back_to_the_centre_where_nothing_fits():
 def test_a_parameter_out_of_range_is_named(name, value):
     with pytest.raises(InputError, match=rf"augmentation\.{name}="):
         replace(RECIPE, **{name: value})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_fused_operations_agree_with_the_eager_ones(pictures):
+    draws = draw(RECIPE, len(pictures))
+    difference = batched.augment(pictures, draws, RECIPE, fused=True) - batched.augment(pictures, draws, RECIPE)
+    assert difference.abs().max() <= 1e-5
+
+
+def test_a_batch_is_augmented_in_parts_without_a_seam(pictures):
+    """100 pictures of 64×64 are two parts on a CPU; each picture comes out as it does on its own."""
+    many = pictures.repeat(5, 1, 1, 1)[:100]
+    draws = draw(RECIPE, len(many))
+    together = batched.augment(many, draws, RECIPE)
+    for i in (0, 63, 64, 99):
+        alone = batched.augment(many[i : i + 1], Draws(*(field[i : i + 1] for field in draws)), RECIPE)
+        assert (together[i] - alone[0]).abs().max() <= 1e-5

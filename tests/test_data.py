@@ -1,5 +1,7 @@
 """Procedural shapes, picture folders, and the batches that training reads."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -216,3 +218,24 @@ def test_an_epoch_of_the_full_data_set_is_390_steps():
             return 100_000
 
     assert len(StepLoader(Count(), 256, seed=0)) == 390
+
+
+def test_the_next_batch_is_read_while_this_one_is_in_use(store):
+    """The consumer asks for one batch; the second is read all the same, by another thread, and the third is not."""
+    reads = []
+    second = threading.Event()
+
+    class Watched(type(store)):
+        def gather(self, indices):
+            reads.append(threading.current_thread().name)
+            if len(reads) == 2:
+                second.set()
+            return super().gather(indices)
+
+    batches = iter(StepLoader(Watched(**vars(store)), 16, seed=0))
+    next(batches)
+    assert second.wait(timeout=60)
+    assert len(reads) == 2
+    assert threading.current_thread().name not in reads
+    batches.close()  # a run that ends in mid-epoch leaves no thread behind
+    assert not any(thread.name in reads for thread in threading.enumerate())

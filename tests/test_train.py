@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from simclr.checkpoint import last_checkpoint
 from tests.conftest import TINY_RUN, Run, command, only_run, scalars, weights
@@ -146,3 +148,26 @@ def test_quickstart_learns_shape(run, tmp_path):
     run("train.py", "experiment=quickstart")
     metrics = json.loads((only_run(tmp_path / "outputs") / "metrics.json").read_text())
     assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 10
+
+
+def test_a_machine_without_a_compiler_is_told_so(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    done = run("train.py", *TINY_RUN, "compile=true", check=False)
+    assert done.returncode == 1
+    assert "error: compile=true, but torch.compile does not work on this machine" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_leaves_what_any_run_leaves(run, tmp_path):
+    """Names in the export are torchvision's, and the first loss, before any step, is the eager run's."""
+    exports, losses = [], []
+    for choice in ("true", "false"):
+        root = tmp_path / choice
+        run("train.py", *TINY_RUN, "epochs=1", f"compile={choice}", f"output_root={root}")
+        exports.append(load_file(only_run(root) / "backbone.safetensors"))
+        losses.append(scalars(only_run(root))["train/loss"][0][1])
+    assert exports[0].keys() == exports[1].keys()
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
