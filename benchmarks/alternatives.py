@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ from simclr.augment.recipe import Recipe
 from simclr.cli import build
 from simclr.data.store import ImageStore
 from simclr.losses import info_nce
-from turns import Player
+from turns import Player, cores
 
 
 class ReferenceViews(Dataset):
@@ -96,7 +95,7 @@ def main() -> None:
         batch_size=config.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=len(os.sched_getaffinity(0)),
+        num_workers=cores(),
         persistent_workers=True,
         pin_memory=device.type == "cuda",
         collate_fn=(lambda two: two) if options.name == "reference" else None,

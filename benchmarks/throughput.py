@@ -11,17 +11,9 @@ needs the extra: pip install -e ".[bench]".
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +24,8 @@ from measure import composed, machine, matrix_product_peak
 from simclr.cli import build
 from simclr.precision import choose_accelerator, choose_precision
 from simclr.results import provenance, write_json
-from turns import STAGES, Turn
+from turns import STAGES, Command, Turn, cores, give, pre_training, taking_turns
 
-HERE = Path(__file__).resolve().parent
 OURS, REFERENCE, LIGHTLY = "this project", "reference", "lightly"
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}
 
@@ -55,13 +46,12 @@ def main() -> None:
     peak = matrix_product_peak(DTYPES[precision], device)
     operations = operations_of_a_step(config)
     # Workers have two batches each ready when a turn begins; these are not to count.
-    turn = Turn(warm=2 * len(os.sched_getaffinity(0)), steps=options.steps, split=3)
+    turn = Turn(warm=2 * cores(), steps=options.steps, split=3)
     turns: dict[str, list[Turn]] = {}
-    with programs(overrides, precision) as players:
+    with taking_turns(programs(overrides, precision)) as players:
         for number in range(options.rounds):
             for name, player in players.items():
-                player.send(vars(turn))
-                turns.setdefault(name, []).append(Turn(**player.recv()))
+                turns.setdefault(name, []).append(give(player, turn))
             speeds = {name: config.batch_size * turn.steps / taken[-1].seconds for name, taken in turns.items()}
             ratios = [f"{speeds[OURS] / speed:.2f}× {name}" for name, speed in speeds.items() if name != OURS]
             shown = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
@@ -74,49 +64,18 @@ def main() -> None:
         write_json(options.json, {"programs": report} | what | provenance(device))
 
 
-@contextmanager
-def programs(overrides: list[str], precision: str) -> Iterator[dict[str, Connection]]:
-    """Start the programs, each waiting for its turn; end them on leaving."""
-    alternative = [sys.executable, str(HERE / "alternatives.py")]
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        players = {}
-        for name in (OURS, REFERENCE, LIGHTLY):
-            if name == LIGHTLY and importlib.util.find_spec("lightly") is None:
-                print('lightly is not installed and is left out: pip install -e ".[bench]"')
-                continue
-            ours, theirs = Pipe()
-            pipe = theirs.fileno()
-            if name == OURS:
-                command = [sys.executable, str(HERE.parent / "train.py"), *overrides, *gated(folder, pipe)]
-            else:
-                command = [*alternative, name, str(pipe), precision, *overrides]
-            log = stack.enter_context(open(f"{folder}/{name}.log", "w+"))
-            environment = os.environ | {"PYTHONPATH": str(HERE)}
-            process = subprocess.Popen(command, pass_fds=[pipe], env=environment, stdout=log, stderr=log)
-            theirs.close()
-            stack.callback(process.wait)
-            players[name] = stack.enter_context(ours)
-        try:
-            yield players
-            for player in players.values():
-                player.send(None)
-        except (EOFError, BrokenPipeError):
-            for name in players:
-                lines = Path(folder, f"{name}.log").read_text().splitlines()[-5:]
-                print(f"{name} said:", *lines, sep="\n  ", file=sys.stderr)
-            raise SystemExit("error: a program ended before its time; see above") from None
+def programs(overrides: list[str], precision: str) -> dict[str, Command]:
+    """The commands to time, by name."""
+    alternatives = [REFERENCE, LIGHTLY]
+    if importlib.util.find_spec("lightly") is None:
+        print('lightly is not installed and is left out: pip install -e ".[bench]"')
+        alternatives.remove(LIGHTLY)
+    program = [sys.executable, str(Path(__file__).with_name("alternatives.py"))]
 
+    def alternative(name: str) -> Command:
+        return lambda pipe, folder: [*program, name, str(pipe), precision, *overrides]
 
-def gated(folder: str, pipe: int) -> list[str]:
-    """What makes train.py wait for its turns, and do nothing but train."""
-    return [
-        f"output_root={folder}/runs",
-        "epochs=1000",
-        "checkpoint_minutes=1e6",
-        "callbacks.online_knn=null",
-        "+callbacks.gate._target_=gate.Gate",
-        f"+callbacks.gate.pipe={pipe}",
-    ]
+    return {OURS: pre_training(overrides)} | {name: alternative(name) for name in alternatives}
 
 
 def operations_of_a_step(config: Any) -> float:

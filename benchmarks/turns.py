@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,8 @@ from typing import Any
 import torch
 
 from measure import finished
+
+Command = Callable[[int, str], list[str]]  # of the pipe that gives it its turns, and a folder that it may write to
 
 STAGES = ("wait for data", "augment", "forward", "backward", "optimiser")
 
@@ -89,3 +97,57 @@ def memory(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         result["on the GPU"] = torch.cuda.max_memory_allocated(device) / 1e9
     return result
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def pre_training(overrides: list[str]) -> Command:
+    """train.py with these overrides, doing nothing but train."""
+    here = Path(__file__).resolve().parent
+    return lambda pipe, folder: [
+        sys.executable,
+        str(here.parent / "train.py"),
+        *overrides,
+        f"output_root={folder}",
+        "epochs=1000",
+        "checkpoint_minutes=1e6",
+        "callbacks.online_knn=null",
+        "+callbacks.gate._target_=gate.Gate",
+        f"+callbacks.gate.pipe={pipe}",
+    ]
+
+
+def give(player: Connection, turn: Turn) -> Turn:
+    """Let a program work, the others waiting, and return what it measured."""
+    player.send(asdict(turn))
+    return Turn(**player.recv())
+
+
+@contextmanager
+def taking_turns(commands: Mapping[str, Command]) -> Iterator[dict[str, Connection]]:
+    """Start the programs, each waiting for its turn; end them on leaving. What they print is shown where one fails."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        logs = {name: Path(folder, f"{number}.log") for number, name in enumerate(commands)}
+        players = {}
+        for number, (name, command) in enumerate(commands.items()):
+            ours, theirs = Pipe()
+            pipe = theirs.fileno()
+            log = stack.enter_context(logs[name].open("w"))
+            environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent)}
+            process = subprocess.Popen(
+                command(pipe, f"{folder}/{number}"), pass_fds=[pipe], env=environment, stdout=log, stderr=log
+            )
+            theirs.close()
+            stack.callback(process.wait)
+            players[name] = stack.enter_context(ours)
+        try:
+            yield players
+            for player in players.values():
+                player.send(None)
+        except (EOFError, ConnectionError):
+            for name, path in logs.items():
+                print(f"{name} said:", *path.read_text().splitlines()[-5:], sep="\n  ", file=sys.stderr)
+            raise SystemExit("error: a program ended before its time; see above") from None
