@@ -26,6 +26,10 @@ from simclr.losses import info_nce
 from turns import Player, cores
 
 
+LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Parts = tuple[Dataset, nn.Module, LossOf]
+
+
 class ReferenceViews(Dataset):
     """Two views of whole batches, in a worker, by torchvision's operations on bytes."""
 
@@ -62,16 +66,26 @@ class LightlyViews(Dataset):
         return self.transform(Image.fromarray(self.store.gather(slice(index, index + 1))[0].numpy()))
 
 
-def reference_parts(store: ImageStore, recipe: Recipe, temperature: float) -> tuple[Dataset, nn.Module, Callable]:
+def reference_parts(store: ImageStore, recipe: Recipe, temperature: float) -> Parts:
     head = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 128))
-    return ReferenceViews(store, recipe), head, lambda a, b: info_nce(torch.stack([a, b]), temperature).loss
+
+    def loss_of(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
+        embeddings = network(torch.cat([first, second]))  # in one batch, as this project's method does
+        return info_nce(embeddings.unflatten(0, (2, len(first))), temperature).loss
+
+    return ReferenceViews(store, recipe), head, loss_of
 
 
-def lightly_parts(store: ImageStore, recipe: Recipe, temperature: float) -> tuple[Dataset, nn.Module, Callable]:
+def lightly_parts(store: ImageStore, recipe: Recipe, temperature: float) -> Parts:
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
-    return LightlyViews(store, recipe), SimCLRProjectionHead(512, 256, 128), NTXentLoss(temperature)
+    criterion = NTXentLoss(temperature)
+
+    def loss_of(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
+        return criterion(network(first), network(second))  # view by view, as lightly's examples do
+
+    return LightlyViews(store, recipe), SimCLRProjectionHead(512, 256, 128), loss_of
 
 
 def main() -> None:
@@ -106,7 +120,7 @@ def main() -> None:
 def train(
     player: Player,
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: LossOf,
     optimizer: torch.optim.Optimizer,
     loader: DataLoader,
     device: torch.device,
@@ -121,7 +135,7 @@ def train(
             first, second = first.to(device, non_blocking=True), second.to(device, non_blocking=True)
             player.stage("wait for data")
             with torch.autocast(device.type, dtype) if dtype is not None else contextlib.nullcontext():
-                loss = loss_of(network(first), network(second))
+                loss = loss_of(network, first, second)
             player.stage("forward")
             scaler.scale(loss).backward()
             player.stage("backward")

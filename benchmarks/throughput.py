@@ -41,7 +41,7 @@ def main() -> None:
     device = torch.device(accelerator)
     precision, _ = choose_precision(str(config.precision), accelerator)
     print(machine(device))
-    print(f"batch {config.batch_size}, {config.data.size}×{config.data.size}, precision={precision}", *overrides, "\n")
+    print(f"batch {config.batch_size}, {config.data.size}×{config.data.size}, precision={precision};", *overrides, "\n")
 
     peak = matrix_product_peak(DTYPES[precision], device)
     operations = operations_of_a_step(config)

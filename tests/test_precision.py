@@ -23,9 +23,19 @@ from simclr.errors import InputError
 )
 def test_choice(monkeypatch, asked, accelerator, matrix_units, chosen):
     monkeypatch.setattr(precision, "cpu_has_bf16_matrix_units", lambda: matrix_units)
+    monkeypatch.setattr(precision, "cpu_has_bf16_arithmetic", lambda: matrix_units)
     choice, notice = precision.choose_precision(asked, accelerator)
     assert choice == chosen
     assert (notice is not None) == (asked not in ("auto", chosen))
+
+
+def test_a_cpu_with_bf16_arithmetic_but_no_matrix_units_is_told_of_the_faster_choice(monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bf16_matrix_units", lambda: False)
+    monkeypatch.setattr(precision, "cpu_has_bf16_arithmetic", lambda: True)
+    choice, notice = precision.choose_precision("auto", "cpu")
+    assert choice == "32"
+    assert "precision=bf16" in notice
+    assert precision.choose_precision("32", "cpu") == ("32", None)
 
 
 def test_unknown_names_are_refused():

@@ -106,8 +106,17 @@ class SmallMapConv2d(nn.Conv2d):
 
 
 def use_small_maps(network: nn.Module) -> None:
-    """Replace, in place, every plain convolution of `network` (square, no bias, no groups) by its SmallMapConv2d."""
+    """Replace, in place, every plain convolution of `network` by its SmallMapConv2d.
+
+    Plain is square, padded with zeros, without bias, groups or dilation, as ResNet's convolutions are.
+    """
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Conv2d and child.bias is None and child.groups == 1 and child.dilation == (1, 1):
+            if type(child) is nn.Conv2d and _is_plain(child):
                 setattr(module, name, SmallMapConv2d.like(child))
+
+
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    square = all(len(set(sides)) == 1 for sides in (convolution.kernel_size, convolution.stride, convolution.padding))
+    zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    return square and zeros and convolution.bias is None and convolution.groups == 1 and convolution.dilation == (1, 1)
