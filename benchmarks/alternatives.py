@@ -25,7 +25,6 @@ from simclr.data.store import ImageStore
 from simclr.losses import info_nce
 from turns import Player, cores
 
-
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Parts = tuple[Dataset, nn.Module, LossOf]
 
