@@ -115,7 +115,13 @@ def operations(pictures: Tensor, draws: Draws, recipe: Recipe) -> Iterator[tuple
 def engines(pictures: Tensor, draws: Draws, recipe: Recipe) -> Iterator[tuple[str, Task]]:
     """The recipe as this project, torchvision and lightly apply it; the last three draw their own parameters."""
     yield "batched", partial(batched.augment, pictures, draws, recipe)
-    yield "batched, fused by torch.compile", partial(batched.augment, pictures, draws, recipe, fused=True)
+    fused = partial(batched.augment, pictures, draws, recipe, fused=True)
+    try:
+        fused()
+    except Exception:  # of many kinds, most of them private to torch
+        print("| batched, fused by torch.compile | torch.compile does not work here | |")
+    else:
+        yield "batched, fused by torch.compile", fused
     yield "reference (torchvision's functions, at given draws)", partial(reference.augment, pictures, draws, recipe)
     as_pil = [Image.fromarray(picture.numpy()) for picture in pictures]
     planes = pictures.permute(0, 3, 1, 2).contiguous()

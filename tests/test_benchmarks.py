@@ -1,0 +1,45 @@
+"""The benchmarks run, on the smallest of tasks, and give the figures that the docs quote. What they say is not tested."""
+
+import json
+
+import pytest
+
+SMALL = ("data=shapes", "data.train_count=256", "data.val_count=10", "data.size=32", "batch_size=16", "precision=32")
+
+
+@pytest.mark.slow
+def test_throughput_times_programs_in_turns(run, tmp_path):
+    done = run("benchmarks/throughput.py", "--rounds", 2, "--steps", 1, "--json", tmp_path / "figures.json", *SMALL)
+    assert "round 2: images/s: this project" in done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    ours, reference = figures["programs"]["this project"], figures["programs"]["reference"]
+    assert len(reference["times_as_fast_is_this_project"]["by_round"]) == 2
+    assert all(milliseconds > 0 for milliseconds in ours["stages_ms"].values())
+    assert 0 < ours["share_of_peak"] < 1
+    assert ours["memory_gb"]["peak"] > ours["memory_gb"]["of it mapped files"] > 0
+
+
+@pytest.mark.slow
+def test_scale_varies_one_key(run, tmp_path):
+    run("benchmarks/scale.py", "batch_size=8,16", "--rounds", 1, "--json", tmp_path / "figures.json", *SMALL[:4])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["key"] == "batch_size"
+    assert all(value["ms_an_image"] > 0 for value in figures["values"].values())
+
+
+@pytest.mark.slow
+def test_a_program_that_fails_is_heard(run):
+    done = run("benchmarks/scale.py", "batch_size=8,16", "data.root=/nowhere.zip", check=False)
+    assert done.returncode == 1
+    assert "data.root=/nowhere.zip does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_augment_and_convolutions_print_their_tables(run, tmp_path):
+    figures = tmp_path / "figures.json"
+    run("benchmarks/augment.py", "--pictures", 8, "--seconds", 0.01, "--json", figures, *SMALL)
+    engines = json.loads(figures.read_text())["milliseconds_a_view"]["engines"]
+    assert {"batched", "torchvision transforms.v2 on tensors"} <= engines.keys()
+    table = run("benchmarks/convolutions.py", "--views", 8, "--seconds", 0.01).stdout
+    assert "3×3 /1  2×2×512 to 2×2×512" in table
