@@ -1,4 +1,4 @@
-"""The benchmarks run, on the smallest of tasks, and give the figures that the docs quote. What they say is not tested."""
+"""The benchmarks run, on the smallest of tasks, and give the figures that the docs quote; what they say is free."""
 
 import json
 
