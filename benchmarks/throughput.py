@@ -43,13 +43,14 @@ def main() -> None:
     print(machine(device))
     print(f"batch {config.batch_size}, {config.data.size}×{config.data.size}, precision={precision};", *overrides, "\n")
 
-    peak = matrix_product_peak(DTYPES[precision], device)
+    peak = 0.0
     operations = operations_of_a_step(config)
     # Workers have two batches each ready when a turn begins; these are not to count.
     turn = Turn(warm=2 * cores(), steps=options.steps, split=3)
     turns: dict[str, list[Turn]] = {}
     with taking_turns(programs(overrides, precision)) as players:
         for number in range(options.rounds):
+            peak = max(peak, matrix_product_peak(DTYPES[precision], device))
             for name, player in players.items():
                 turns.setdefault(name, []).append(give(player, turn))
             speeds = {name: config.batch_size * turn.steps / taken[-1].seconds for name, taken in turns.items()}
