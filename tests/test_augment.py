@@ -246,10 +246,10 @@ def test_fused_operations_agree_with_the_eager_ones(pictures):
 
 
 def test_a_batch_is_augmented_in_parts_without_a_seam(pictures):
-    """260 pictures of 64×64 are two parts on a CPU; each picture comes out as it does on its own."""
-    many = pictures.repeat(11, 1, 1, 1)[:260]
+    """100 pictures of 64×64 are two parts on a CPU; each picture comes out as it does on its own."""
+    many = pictures.repeat(5, 1, 1, 1)[:100]
     draws = draw(RECIPE, len(many))
     together = batched.augment(many, draws, RECIPE)
-    for i in (0, 255, 256, 259):
+    for i in (0, 63, 64, 99):
         alone = batched.augment(many[i : i + 1], Draws(*(field[i : i + 1] for field in draws)), RECIPE)
         assert (together[i] - alone[0]).abs().max() <= 1e-5

@@ -18,7 +18,7 @@ from torch import Tensor
 from simclr.augment.recipe import Draws, Recipe
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision and PIL use it
-CPU_PIXELS = 2**20  # that a CPU works on at a time, so that what one operation wrote the next finds in its cache
+CPU_PIXELS = 2**18  # that a CPU works on at a time, so that what one operation wrote the next finds in its cache
 
 
 def augment(pictures: Tensor, draws: Draws, recipe: Recipe, fused: bool = False) -> Tensor:
