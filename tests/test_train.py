@@ -133,11 +133,15 @@ def test_one_bad_cell_does_not_stop_a_sweep(run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_real_pictures_train(run, real_subset, tmp_path):
-    """Two epochs on 5,120 real pictures: the loss falls from about log(511), top-5 rises above chance."""
-    run("train.py", f"data.root={real_subset}", f"data.store={tmp_path}/store", "limit_images=5120", "epochs=2")
+    """Three epochs on 5,120 real pictures: the loss falls from about log(511), top-5 rises above chance.
+
+    After two, both are met or just missed, as seed and rounding have it.
+    """
+    data = (f"data.root={real_subset}", f"data.store={tmp_path}/store", "limit_images=5120")
+    run("train.py", *data, "epochs=3", "callbacks.online_knn=null")
     curves = scalars(only_run(tmp_path / "outputs"))
     loss, top5 = ([value for _, value in curves[tag]] for tag in ("train/loss", "train/top5"))
-    assert len(loss) == 20
+    assert len(loss) == 30
     assert loss[0] > 6.0
     assert sum(loss[-5:]) / 5 < 6.15
     assert sum(top5[-5:]) / 5 > 2 * 100 * 5 / 511  # twice what guessing gives
