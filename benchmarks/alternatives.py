@@ -21,9 +21,11 @@ from measure import composed
 from simclr.augment import reference
 from simclr.augment.recipe import Recipe
 from simclr.cli import build
+from simclr.data.decode import cores
 from simclr.data.store import ImageStore
 from simclr.losses import info_nce
-from turns import Player, cores
+from simclr.models.heads import ProjectionHead
+from turns import Player
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Parts = tuple[Dataset, nn.Module, LossOf]
@@ -66,13 +68,12 @@ class LightlyViews(Dataset):
 
 
 def reference_parts(store: ImageStore, recipe: Recipe, temperature: float) -> Parts:
-    head = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 128))
 
     def loss_of(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
         embeddings = network(torch.cat([first, second]))  # in one batch, as this project's method does
         return info_nce(embeddings.unflatten(0, (2, len(first))), temperature).loss
 
-    return ReferenceViews(store, recipe), head, loss_of
+    return ReferenceViews(store, recipe), ProjectionHead(512, 256, 128), loss_of
 
 
 def lightly_parts(store: ImageStore, recipe: Recipe, temperature: float) -> Parts:

@@ -22,9 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from measure import composed, machine, matrix_product_peak
 from simclr.cli import build
+from simclr.data.decode import cores
 from simclr.precision import choose_accelerator, choose_precision
 from simclr.results import provenance, write_json
-from turns import STAGES, Command, Turn, cores, give, pre_training, taking_turns
+from turns import STAGES, Command, Turn, give, pre_training, taking_turns
 
 OURS, REFERENCE, LIGHTLY = "this project", "reference", "lightly"
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}

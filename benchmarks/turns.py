@@ -99,11 +99,6 @@ def memory(device: torch.device) -> dict[str, float]:
     return result
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def pre_training(overrides: list[str]) -> Command:
     """train.py with these overrides, doing nothing but train."""
     here = Path(__file__).resolve().parent

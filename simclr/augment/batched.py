@@ -49,13 +49,14 @@ def _apply(operation: Callable[..., Tensor], pictures: Tensor, chosen: Tensor, *
     index = chosen.nonzero().squeeze(1)
     if len(index) == 0:
         return
-    on_device = index.to(pictures.device, non_blocking=True)
-    own = (_per_picture(parameter[index], pictures) for parameter in parameters)
+    on_device = _beside(pictures, index)
+    own = (_beside(pictures, parameter[index]) for parameter in parameters)
     pictures.index_copy_(0, on_device, operation(pictures.index_select(0, on_device), *own))
 
 
-def _per_picture(parameter: Tensor, pictures: Tensor) -> Tensor:
-    return parameter.to(pictures.device, non_blocking=True)
+def _beside(pictures: Tensor, drawn: Tensor) -> Tensor:
+    """`drawn`, which is on the CPU, on the device of `pictures`, without waiting for it."""
+    return drawn.to(pictures.device, non_blocking=True)
 
 
 def _broadcast(parameter: Tensor) -> Tensor:
@@ -69,20 +70,19 @@ def resized_crop(pictures: Tensor, draws: Draws, size: int) -> Tensor:
     (two, unless the crop shrinks), then each column of a few columns; the flip only reverses the order of these.
     """
     batch, height, width, channels = pictures.shape
-    device = pictures.device
     planes = pictures.permute(0, 3, 1, 2).reshape(-1, width)  # a line for each row of each channel
-    first_line = torch.arange(0, len(planes), height, device=device).view(batch, channels, 1)
+    first_line = torch.arange(0, len(planes), height, device=pictures.device).view(batch, channels, 1)
     view: Tensor | None = None
     for source, weight in _taps(draws.top, draws.height, height, size):
-        lines = (first_line + source.to(device, non_blocking=True)[:, None]).flatten()
+        lines = (first_line + _beside(pictures, source)[:, None]).flatten()
         row = planes.index_select(0, lines).view(batch, channels, size, width).float()
-        view = _add_weighted(view, row, weight.to(device, non_blocking=True)[:, None, :, None])
+        view = _add_weighted(view, row, _beside(pictures, weight)[:, None, :, None])
     assert view is not None
     rows, view = view, None
     for source, weight in _taps(draws.left, draws.width, width, size, mirrored=draws.flip):
-        columns = source.to(device, non_blocking=True)[:, None, None].expand(batch, channels, size, size)
+        columns = _beside(pictures, source)[:, None, None].expand(batch, channels, size, size)
         column = rows.gather(3, columns)
-        view = _add_weighted(view, column, weight.to(device, non_blocking=True)[:, None, None])
+        view = _add_weighted(view, column, _beside(pictures, weight)[:, None, None])
     assert view is not None
     return view.div_(255).clamp_(0, 1)
 
@@ -137,7 +137,7 @@ def color_jitter(pictures: Tensor, draws: Draws, fused: bool = False) -> Tensor:
         blends = ((brightness, draws.brightness), (contrast, draws.contrast), (saturation, draws.saturation))
         for chosen, drawn in blends:
             factor = torch.where(chosen, drawn, factor)
-        per_picture = (_per_picture(one, pictures) for one in (factor, contrast.float(), saturation.float()))
+        per_picture = (_beside(pictures, one) for one in (factor, contrast.float(), saturation.float()))
         jittered = blend(jittered, *per_picture)
         _apply(turn_hue, jittered, hue, draws.hue)
     return jittered
@@ -208,7 +208,7 @@ def gaussian_blur(pictures: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     batch, channels, height, width = pictures.shape
     half = kernel // 2
     line = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma[:, None]) ** 2)
-    line = _per_picture(line / line.sum(dim=1, keepdim=True), pictures)
+    line = _beside(pictures, line / line.sum(dim=1, keepdim=True))
     square = line[:, :, None] * line[:, None, :]
     # Every channel of every picture is a channel, with a kernel of its own, of one picture.
     padded = F.pad(pictures, (half, half, half, half), mode="reflect").flatten(0, 1)[None]

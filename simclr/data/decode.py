@@ -96,6 +96,11 @@ class ZipArchive:
         return f"zip {status.st_size} {status.st_mtime_ns}"
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def decode(data: bytes, size: int) -> np.ndarray:
     """One compressed picture as uint8 [size, size, 3]; grayscale, palette and CMYK pictures become RGB.
 
@@ -141,9 +146,8 @@ def decoded_batches(archive: Archive, names: list[str], size: int, title: str) -
 
     Raises InputError naming the first member that is not a whole picture.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # DataLoader is used for its workers: they share memory with us, and they end when we are killed.
-    workers = min(cores, MAX_WORKERS) if len(names) > 4 * BATCH else 0
+    workers = min(cores(), MAX_WORKERS) if len(names) > 4 * BATCH else 0
     loader = DataLoader(_Members(archive, names, size), batch_size=BATCH, collate_fn=_collate, num_workers=workers)
     batches = iter(loader)  # starts the workers, while the bar has no thread yet that they would be forked from
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
