@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Run:
 
     def run_command(script: str, *overrides: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
-            command(script, *overrides), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+            command(script, *overrides), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
         )
         if check and done.returncode:
             pytest.fail(f"{script} {overrides} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
