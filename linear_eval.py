@@ -13,26 +13,26 @@ from simclr.cli import build, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
 
 if TYPE_CHECKING:
+    from simclr.checkpoint import Loaded
     from simclr.models.backbone import Encoder
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig) -> float:
+def evaluate(config: DictConfig) -> float | None:
     """Linear and k-NN accuracy of one checkpoint's frozen encoder; returns the linear top-1 (per cent)."""
     # Imported here, not above: showing a configuration must not wait for torch.
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
-    from simclr.checkpoint import load_checkpoint
+    from simclr import distributed
     from simclr.evaluation import knn, linear
     from simclr.evaluation.features import extract_with_cache
     from simclr.precision import choose_accelerator
     from simclr.results import provenance, write_json
 
     quiet_libraries()
-    path, run_dir = locate(config.run, config.ckpt)
-    checkpoint = load_checkpoint(path)
+    (path, checkpoint), run_dir = locate(config.run, config.ckpt)
     device = torch.device(choose_accelerator("auto"))
     encoder = rebuild_encoder(checkpoint, trained=not config.untrained).to(device)
 
@@ -44,6 +44,8 @@ def evaluate(config: DictConfig) -> float:
     cache, classes = run_dir / "features", len(train.classes)
     bank = extract_with_cache(encoder, train, device, cache, "Features of training pictures")
     queries = extract_with_cache(encoder, val, device, cache, "Features of validation pictures")
+    if distributed.rank() > 0:
+        return None  # the features were the heavy part; the first process does the rest
     bank_labels, query_labels = (torch.from_numpy(store.labels).to(device) for store in (train, val))
 
     probe = linear.linear_evaluation(bank, bank_labels, queries, query_labels, classes, config.l2_grid)
@@ -75,16 +77,19 @@ def evaluate(config: DictConfig) -> float:
     return probe.top1
 
 
-def locate(run: str | None, ckpt: str | None) -> tuple[Path, Path]:
+def locate(run: str | None, ckpt: str | None) -> tuple[Loaded, Path]:
     """The checkpoint to judge and the directory that the results go to."""
-    from simclr.checkpoint import last_checkpoint
+    from simclr.checkpoint import Loaded, last_checkpoint, load_checkpoint, newest_checkpoint
 
     if (run is None) == (ckpt is None):
         raise InputError("give either run=RUN_DIR or ckpt=PATH")
     if run is not None:
-        return last_checkpoint(Path(run)), Path(run)
+        newest = newest_checkpoint(Path(run))
+        if newest is None:
+            raise InputError(f"there is no checkpoint {last_checkpoint(Path(run))}; give the directory of a run")
+        return newest, Path(run)
     path = Path(str(ckpt))
-    return path, path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return Loaded(path, load_checkpoint(path)), path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def rebuild_encoder(checkpoint: dict[str, Any], trained: bool) -> Encoder:
@@ -96,7 +101,10 @@ def rebuild_encoder(checkpoint: dict[str, Any], trained: bool) -> Encoder:
     pl.seed_everything(checkpoint["config"]["seed"], verbose=False)
     encoder: Encoder = build(stored(checkpoint, "backbone"))
     if trained:
-        encoder.load_state_dict(backbone_weights(checkpoint))
+        try:
+            encoder.load_state_dict(backbone_weights(checkpoint))
+        except RuntimeError as error:
+            raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
     return encoder
 
 
@@ -109,9 +117,13 @@ def stored(checkpoint: dict[str, Any], key: str) -> DictConfig:
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="linear_eval")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     with clear_errors():
-        return evaluate(config)
+        from simclr import distributed
+
+        with distributed.joined():
+            return evaluate(config)
+    return None
 
 
 if __name__ == "__main__":

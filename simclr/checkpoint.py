@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import re
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from simclr.errors import InputError
+from simclr.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """A checkpoint and the file that it was read from."""
+
+    path: Path
+    content: dict[str, Any]
 
 
 def last_checkpoint(run_dir: Path) -> Path:
@@ -18,16 +31,32 @@ def last_checkpoint(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
+def previous_checkpoint(run_dir: Path) -> Path:
+    """Where a run keeps the checkpoint before the latest."""
+    return run_dir / "checkpoints" / "previous.ckpt"
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this project on the CPU; only tensors, numbers and plain containers are ever unpickled.
 
-    Raises InputError for a file that is absent, damaged or not one of ours.
+    Raises InputError for a file that is absent, damaged, not one of ours, or that would run code.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; give the path of one, or of a run that has one")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums that it writes
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"its part {damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it names {found[1]}" if found else "its pickle is not plain data"
+        raise InputError(
+            f"{path} is refused: a checkpoint holds tensors and plain data, and {what}, code that loading could run; "
+            "nothing of it was run. Use a checkpoint that train.py wrote"
+        ) from error
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}); use another one") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "global_step"} <= checkpoint.keys():
@@ -35,30 +64,52 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def resume_point(run_dir: Path, resume: str) -> Path | None:
+def newest_checkpoint(run_dir: Path) -> Loaded | None:
+    """The last checkpoint of a run, or the one before where that is damaged, which is said; None where there is none.
+
+    Raises InputError where there are some and all are damaged.
+    """
+    damage = None
+    for path in (last_checkpoint(run_dir), previous_checkpoint(run_dir)):
+        if path.is_file():
+            try:
+                checkpoint = Loaded(path, load_checkpoint(path))
+            except InputError as error:
+                damage = error
+            else:
+                if damage is not None:
+                    log.warning("%s. Falling back to the one before, %s.", damage, path)
+                return checkpoint
+    if damage is not None:
+        raise InputError(f"{damage}; no other is left in {run_dir}: resume=never starts the run over") from damage
+    return None
+
+
+def resume_point(run_dir: Path, resume: str) -> Loaded | None:
     """The checkpoint to go on from, None to start afresh.
 
-    resume: "auto" (the run's own last checkpoint, if there is one), "never", or the path of a checkpoint. A run that
+    resume: "auto" (the run's own newest checkpoint, if there is one), "never", or the path of a checkpoint. A run that
     began at such a path and was killed further on goes on from its own checkpoint.
     """
-    own = last_checkpoint(run_dir)
-    if resume == "never" or (resume == "auto" and not own.exists()):
+    if resume == "never":
         return None
+    own = newest_checkpoint(run_dir)
     if resume == "auto":
         return own
     path = Path(resume).expanduser()
-    if own.exists() and load_checkpoint(own)["global_step"] > load_checkpoint(path)["global_step"]:
+    given = Loaded(path, load_checkpoint(path))
+    if own is not None and own.content["global_step"] > given.content["global_step"]:
         return own
-    return path
+    return given
 
 
-def check_fits(checkpoint: dict[str, Any], path: Path, config: dict[str, Any], total_steps: int) -> None:
-    """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint at `path`.
+def check_fits(checkpoint: Loaded, config: dict[str, Any], total_steps: int) -> None:
+    """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint.
 
     Loss, augmentation, optimiser settings and schedule may change on the way, and the data may have moved; the network
     and the pictures may not be others.
     """
-    before = checkpoint["config"]
+    path, before = checkpoint.path, checkpoint.content["config"]
     may_differ = {"data": ("root", "store"), "backbone": ("small_maps",)}
     for key in ("data", "limit_images", "batch_size", "backbone", "head"):
         then, now = before.get(key), config[key]
@@ -66,10 +117,9 @@ def check_fits(checkpoint: dict[str, Any], path: Path, config: dict[str, Any], t
             then, now = ({k: v for k, v in part.items() if k not in may_differ[key]} for part in (then, now))
         if then != now:
             raise InputError(f"{path} has {key}={then}, and this run has {key}={now}")
-    if checkpoint["global_step"] > total_steps:
-        raise InputError(
-            f"{path} is at step {checkpoint['global_step']}, beyond this run's {total_steps}; use more epochs"
-        )
+    step = checkpoint.content["global_step"]
+    if step > total_steps:
+        raise InputError(f"{path} is at step {step}, beyond this run's {total_steps}; use more epochs")
 
 
 def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -81,6 +131,5 @@ def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 def export_backbone(backbone: nn.Module, path: Path) -> None:
     """Write the encoder's weights as safetensors, under torchvision's keys less those of the classifier (fc.*)."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    unfinished = path.with_name(path.name + ".part")
-    save_file(weights, unfinished)
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(save(weights))

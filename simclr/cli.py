@@ -6,11 +6,15 @@ Composing a configuration must not import torch, so nothing here does at import 
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,17 +24,19 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from simclr.errors import InputError
+from simclr.errors import InputError, Refused
 from simclr.memory import keep_freed_memory
+from simclr.requeue import Requeue
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 # What a run is called, where it lives and how it restarts: all the rest is what it *is*, and names its directory.
-NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume"}
+NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code"}
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:
@@ -100,8 +106,29 @@ class ConsoleHandler(logging.StreamHandler):
         return sys.stdout
 
 
-class Refused(SystemExit):
-    """The command ends after an InputError whose message has been printed."""
+class WritableOutput(Callback):
+    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self._make(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self._make(config, "sweep")
+
+    @staticmethod
+    def _make(config: DictConfig, mode: str) -> None:
+        HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later
+        folder = config.hydra[mode].dir
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            print(
+                f"error: cannot write into {folder} ({error.strerror}); choose another place with output_root=FOLDER",
+                file=sys.stderr,
+            )
+            raise Refused(1) from None
 
 
 _refused_in_sweep: list[str] = []
@@ -109,17 +136,45 @@ _refused_in_sweep: list[str] = []
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn an InputError into one line and exit status 1; bugs keep their traceback.
+    """Turn an InputError, a full disk and a lack of memory into one line and exit status 1; bugs keep their traceback.
 
     In a sweep the other jobs still run, and the command's exit status is 1 at the end.
     """
     try:
         yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise Refused(1) from None
-        _refused_in_sweep.append(str(error))
+        return
+    except Refused:
+        pass  # it has been printed
+    except Exception as error:
+        message = _for_the_user(error)
+        if message is None:
+            raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)  # what the first process meets as well is said by it alone: its end is the end of this one
+        print(f"error: {message}", file=sys.stderr)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise Refused(1) from None
+    _refused_in_sweep.append(HydraConfig.get().runtime.output_dir)
+
+
+def _for_the_user(error: Exception) -> str | None:
+    """One sentence for what a person can mend; None for a bug."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        where = f" {error.filename}" if error.filename else ""
+        return f"cannot write{where} ({error.strerror}); free some space and repeat the command"
+    # Torch's own class on a GPU, a RuntimeError on a CPU; importing torch here would slow every command down.
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    ):
+        return (
+            f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); use a smaller batch_size, or "
+            "keep it and set method.micro_batch=64"
+        )
+    return None
 
 
 def quiet_libraries() -> None:
@@ -129,14 +184,16 @@ def quiet_libraries() -> None:
     for library in ("pytorch_lightning", "tensorboard"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 
 
 def run_command(main: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
     keep_freed_memory()
+    logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
-    except Refused:
+    except (Refused, Requeue):
         raise
     except SystemExit as stop:
         hint = _hint(config_name, sys.argv[1:]) if stop.code else None

@@ -1,4 +1,4 @@
-"""The one exception type whose message is written for the person at the keyboard."""
+"""Errors whose message is written for the person at the keyboard, and the end of a command that has printed one."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message names the thing and the remedy. The commands print it without a traceback and exit with status 1; any
     other exception is a bug of ours and keeps its traceback.
     """
+
+
+class Refused(SystemExit):
+    """The command ends after an error whose message has been printed; its code is the exit status."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simclr.files import replacing
+
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tensorboard")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` so that a reader sees the old file or the new one, never half of it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -41,7 +41,11 @@ def loss_curve(fast: bool, seed: int) -> Tensor:
     )
     data.setup()
     method = SimCLR(
-        backbone, head, torch.optim.Adam, lambda optimizer: cosine(optimizer, STEPS, STEPS), temperature=0.2
+        backbone=backbone,
+        head=head,
+        optimizer=torch.optim.Adam,
+        scheduler=lambda optimizer: cosine(optimizer, STEPS, STEPS),
+        temperature=0.2,
     )
     plain = resnet18(weights=None)
     plain.fc = torch.nn.Identity()
@@ -85,7 +89,11 @@ def test_no_step_waits_for_the_gpu():
     data.setup()
     backbone, head = resnet18_encoder("standard"), ProjectionHead(512, 256, 128)
     method = SimCLR(
-        backbone, head, torch.optim.Adam, lambda optimizer: cosine(optimizer, 1, 1), temperature=0.07
+        backbone=backbone,
+        head=head,
+        optimizer=torch.optim.Adam,
+        scheduler=lambda optimizer: cosine(optimizer, 1, 1),
+        temperature=0.07,
     ).cuda()
     optimizer = torch.optim.Adam(method.parameters(), fused=True)
     batch = next(iter(data.train_dataloader()))

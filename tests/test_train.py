@@ -35,7 +35,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished):
     assert config.method.temperature == 0.07
     assert len(curves["train/loss"]) == 8
     assert curves["train/lr"][0][1] == pytest.approx(3e-4)
-    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt"}
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
 def test_a_checkpoint_is_plain_data(finished):

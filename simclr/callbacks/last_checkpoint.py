@@ -1,49 +1,83 @@
-"""Keep `last.ckpt` so fresh that a kill costs minutes."""
+"""Keep `last.ckpt` so fresh that a kill costs minutes, and a SIGTERM nothing."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
+from simclr import distributed
+from simclr.checkpoint import last_checkpoint, previous_checkpoint
 from simclr.errors import InputError
+from simclr.files import remove_unfinished, replacing, to_disk
+from simclr.requeue import Requeue, on_sigterm
 
 log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):
-    """Write `path` every `minutes` and at the end of every epoch.
+    """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where SIGTERM asks the run to go.
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
-    The new file gets its name only when it is whole and on disk, so a kill while writing leaves the old one.
+    requeue_exit_code: with what the command ends after a SIGTERM.
+    The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
+    power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
+    FloatingPointError.
     """
 
-    def __init__(self, path: Path, minutes: float, config: dict[str, Any]) -> None:
-        if not minutes > 0:
+    def __init__(self, run_dir: Path, minutes: float, config: dict[str, Any], requeue_exit_code: int) -> None:
+        if not isinstance(minutes, int | float) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
-        self.path = path
-        self.minutes, self.config = minutes, config
+        self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
+        self.minutes, self.config, self.requeue_exit_code = minutes, config, requeue_exit_code
         self.saved_at = time.monotonic()
+        self.saved_step: int | None = None
+        self.stop_requested = False
+        self.last_is_whole = False
+        self.until_train_end = ExitStack()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A damaged file, which the run did not go on from, must not push out the good one before it.
+        self.last_is_whole = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.path
+        if trainer.is_global_zero:
+            remove_unfinished(self.path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved_at = time.monotonic()
+        if trainer.global_step > 0:
+            self.saved_step = trainer.global_step  # what the run goes on from is on disk
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        def request() -> None:
+            self.stop_requested = True
+
+        # In place of Lightning's handler, which would talk to the other processes from within it.
+        self.until_train_end.enter_context(on_sigterm(request))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # After an epoch's last batch comes its end, which saves too: going on from between the two would skip the end.
-        if batch_idx + 1 < trainer.num_training_batches and time.monotonic() - self.saved_at >= self.minutes * 60:
+        # Between two steps, when the values of the one before are logged: at the end of a step they are not yet.
+        late = time.monotonic() - self.saved_at >= self.minutes * 60
+        stop, save = distributed.any_of(self.stop_requested, late)
+        if (stop or save) and trainer.global_step != (self.saved_step or 0):
             self._save(trainer)
+        if stop:
+            self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.until_train_end.close()
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.until_train_end.close()
         if isinstance(exception, KeyboardInterrupt):
             log.info("Interrupted at step %d; the same command goes on from the last checkpoint.", trainer.global_step)
 
@@ -51,12 +85,43 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
+        # Lightning expects to be saved at the end of a step, before it has counted it for the loggers, and on loading
+        # counts it then. Between two steps it has been counted already.
+        loops = checkpoint["loops"]["fit_loop"]
+        progress = loops["epoch_loop.batch_progress"]["total"]
+        if progress["ready"] > progress["started"]:
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        log.info(
+            "SIGTERM: stopped at step %d; the same command goes on from there (exit status %d).",
+            trainer.global_step,
+            self.requeue_exit_code,
+        )
+        raise Requeue(self.requeue_exit_code)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        unfinished = self.path.with_name(self.path.name + ".part")
-        trainer.save_checkpoint(unfinished, weights_only=False)  # False: with optimiser and position
+        weights = [tensor for tensor in trainer.lightning_module.state_dict().values() if tensor.is_floating_point()]
+        if not all(torch.isfinite(tensor).all() for tensor in weights):
+            raise FloatingPointError(f"the weights are not finite at step {trainer.global_step}")
+        for logger in trainer.loggers:
+            logger.save()
         if trainer.is_global_zero:
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(self.path)
-        self.saved_at = time.monotonic()
+            for events in self.path.parent.parent.glob("events.out.tfevents.*"):
+                to_disk(events)  # a curve must not lack what the checkpoint takes for done
+        # All processes take part in saving, and the first one writes.
+        with replacing(self.path) if trainer.is_global_zero else nullcontext(self.path) as target:
+            trainer.save_checkpoint(target, weights_only=False)  # False: with optimiser and position
+            if trainer.is_global_zero and self.last_is_whole:
+                to_disk(target)
+                self.path.replace(self.previous)
+        self.last_is_whole = True
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+
+    def advice(self) -> str:
+        """What to do where numbers have gone wrong."""
+        kept = f"{self.path} holds step {self.saved_step}" if self.saved_step else "no checkpoint was written yet"
+        return (
+            f"the last good checkpoint: {kept}. A lower optimizer.lr, a higher temperature or precision=32 may help, "
+            "in a new run or from there with resume=PATH"
+        )

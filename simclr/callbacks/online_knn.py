@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from simclr import distributed
 from simclr.data.datamodule import TwoViews
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
@@ -71,7 +72,9 @@ class OnlineKNN(Callback):
         encoder, device = cast(Method, pl_module).backbone, pl_module.device
         bank, queries = extract(encoder, train, device), extract(encoder, val, device)
         bank_labels = torch.from_numpy(train.labels).to(device)
-        predictions = knn_predict(bank, bank_labels, queries, len(val.classes), self.k, self.temperature)
+        own = distributed.shard(len(val))
+        predictions = knn_predict(bank, bank_labels, queries[own], len(val.classes), self.k, self.temperature)
+        predictions = distributed.gather_shards(predictions, len(val))
         return 100 * (predictions.cpu() == torch.from_numpy(val.labels)).float().mean().item()
 
     @staticmethod

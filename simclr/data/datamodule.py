@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from simclr import distributed
 from simclr.augment import batched
 from simclr.augment.recipe import Draws, Recipe
 from simclr.batch import PictureBatch, ViewBatch
@@ -18,6 +19,7 @@ from simclr.errors import InputError
 from simclr.randomness import generator
 
 VIEWS = 2
+ALL = slice(None)
 
 
 class PictureSource(Protocol):
@@ -33,10 +35,21 @@ class StepLoader:
     It yields one epoch an iteration, from `step` on; a resumed run that starts it at its own step goes on with the very
     next batch. The last, partial batch of an epoch is dropped. While one batch is in use, the next is read by a thread
     of its own; `pinned` puts it where a GPU can fetch it without waiting.
+
+    part: which of the batch's pictures to yield; of several processes each has its own part of one and the same batch.
     """
 
-    def __init__(self, store: ImageStore, batch_size: int, seed: int, step: int = 0, pinned: bool = False) -> None:
-        self.store, self.batch_size, self.seed, self.step, self.pinned = store, batch_size, seed, step, pinned
+    def __init__(
+        self,
+        store: ImageStore,
+        batch_size: int,
+        seed: int,
+        step: int = 0,
+        part: slice = ALL,
+        pinned: bool = False,
+    ) -> None:
+        self.store, self.batch_size, self.seed, self.step = store, batch_size, seed, step
+        self.part, self.pinned = part, pinned
 
     def __len__(self) -> int:
         return len(self.store) // self.batch_size
@@ -47,7 +60,7 @@ class StepLoader:
 
         def read(step: int) -> PictureBatch:
             start = step % len(self) * self.batch_size
-            rows = order[start : start + self.batch_size]
+            rows = order[start : start + self.batch_size][self.part]
             pictures = self.store.gather(rows.numpy())
             return PictureBatch(pictures.pin_memory() if self.pinned else pictures, rows, step)
 
@@ -61,19 +74,20 @@ class StepLoader:
                     ahead = reader.submit(read, self.step)
                 yield batch
 
-    # Lightning takes a loader with these two for one that can go on in mid-epoch. It does not load the state of an
-    # epoch that was complete, so the step comes from the trainer, in train_dataloader.
+    # Lightning takes a loader with these two for one that can go on in mid-epoch. There is nothing to keep: the step
+    # comes from the trainer, in train_dataloader.
     def state_dict(self) -> dict[str, int]:
-        return {"step": self.step}
+        return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.step = state["step"]
+        pass
 
 
 class TwoViews(pl.LightningDataModule):
     """Two augmented views of every picture of a batch.
 
     source: the pictures. recipe: the augmentation. seed: of picture order and augmentation.
+    batch_size: pictures a step, of all processes together; each works on its equal share.
     limit_images: train on the first N pictures of a fixed shuffle, which is the same for every seed.
     augment: the engine, batched.augment or reference.augment.
     """
@@ -90,6 +104,11 @@ class TwoViews(pl.LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size} leaves no negatives to contrast with; use 2 or more")
+        processes = distributed.world_size()
+        if batch_size % processes:
+            raise InputError(
+                f"batch_size={batch_size} cannot be split over {processes} processes; use a multiple of {processes}"
+            )
         self.source, self.recipe, self.augment = source, recipe, augment
         self.batch_size, self.seed, self.limit_images = batch_size, seed, limit_images
         self.pictures: Pictures | None = None
@@ -128,15 +147,21 @@ class TwoViews(pl.LightningDataModule):
         if self.trainer is None:
             return StepLoader(self.train, self.batch_size, self.seed)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        return StepLoader(self.train, self.batch_size, self.seed, self.trainer.global_step, pinned=on_gpu)
+        part = distributed.shard(self.batch_size)
+        return StepLoader(self.train, self.batch_size, self.seed, self.trainer.global_step, part, pinned=on_gpu)
 
     def on_after_batch_transfer(self, batch: PictureBatch, dataloader_idx: int) -> ViewBatch:
-        """Augment on the device. The draws are a function of (seed, step, rank, view) and of nothing else."""
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        count, height, width, _ = batch.pictures.shape
+        """Augment on the device. The draws are a function of (seed, step, view, place in the batch) and nothing else.
+
+        Every process draws for the whole batch and keeps what its rank has of it, so that a picture gets the same views
+        whatever the number of processes.
+        """
+        _, height, width, _ = batch.pictures.shape
+        part = distributed.shard(self.batch_size)
         views = []
         for view in range(VIEWS):
-            source = generator("augment", self.seed, batch.step, rank, view)
-            draws = self.recipe.draw(count, height, width, source)
-            views.append(self.augment(batch.pictures, draws, self.recipe))
+            source = generator("augment", self.seed, batch.step, view)
+            draws = self.recipe.draw(self.batch_size, height, width, source)
+            own = Draws(*(field[part] for field in draws))
+            views.append(self.augment(batch.pictures, own, self.recipe))
         return ViewBatch(torch.stack(views))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from simclr import distributed
 from simclr.data.store import ImageStore
+from simclr.files import replacing
 
 BATCH = 256
 
@@ -35,42 +36,43 @@ def frozen(module: nn.Module) -> Iterator[None]:
 def extract(
     encoder: nn.Module, store: ImageStore, device: torch.device | str, progress: Callable[[int], None] | None = None
 ) -> Tensor:
-    """Features of every picture of `store`, in order: float32 [N, F] on `device`.
+    """Features of every picture of `store`, in order: float32 [N, F] on `device`. Several processes share the work.
 
     encoder: pictures float [B, 3, H, W] in [0, 1] to features [B, F]; it is used in eval mode, in float32, and not one
     of its tensors changes. progress: called with the number of pictures just done.
     """
-    features = []
+    own, features = distributed.shard(len(store)), []
     with frozen(encoder):
-        for start in range(0, len(store), BATCH):
-            pictures = store.gather(slice(start, start + BATCH)).to(device)
+        for start in range(own.start, max(own.stop, own.start + 1), BATCH):  # without a share, one batch of none
+            pictures = store.gather(slice(start, min(start + BATCH, own.stop))).to(device)
             # Stored pictures have their channels innermost; permute alone hands them over in that layout.
             features.append(encoder(pictures.permute(0, 3, 1, 2).float() / 255))
             if progress is not None:
                 progress(len(pictures))
-    return torch.cat(features)
+    return distributed.gather_shards(torch.cat(features), len(store))
 
 
 def extract_with_cache(encoder: nn.Module, store: ImageStore, device: torch.device, folder: Path, title: str) -> Tensor:
     """`extract` under a progress bar, kept in `folder` under a name made of the weights and the pictures.
 
     Other weights or other pictures have another name, so what is read back is never stale. A file that cannot be read
-    is made again.
+    is made again. Several processes share the extraction; what was kept, the first alone reads and returns.
     """
     path = folder / f"{_digest(encoder, store)}.safetensors"
-    if path.exists():
-        try:
-            return load_file(path)["features"].to(device)
-        except (SafetensorError, KeyError):
-            path.unlink()
+    features = torch.empty(0)
+    if distributed.rank() == 0 and path.exists():
+        with suppress(SafetensorError, KeyError, OSError):
+            features = load_file(path)["features"].to(device)
+    if distributed.from_first(len(features) == len(store)):
+        return features
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(title, total=len(store))
+    own = distributed.shard(len(store))
+    with Progress(*columns, disable=distributed.rank() > 0) as bar:
+        task = bar.add_task(title, total=own.stop - own.start)
         features = extract(encoder, store, device, lambda count: bar.advance(task, count))
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    save_file({"features": features.cpu()}, unfinished)
-    unfinished.replace(path)
+    if distributed.rank() == 0:
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(save({"features": features.cpu()}))
     return features
 
 

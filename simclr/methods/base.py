@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,11 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from simclr import distributed
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+SKIPS_IN_A_ROW = 10
+
+log = logging.getLogger(__name__)
 
 
 class Method(pl.LightningModule):
@@ -24,24 +31,61 @@ class Method(pl.LightningModule):
     backbone: the encoder that evaluation judges and users take home; pictures [B, 3, H, W] to features.
     optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs; the
     scheduler is stepped after every optimiser step.
+    on_nan: what to do where a batch's loss is not finite. "stop" raises FloatingPointError before weights are touched;
+    "skip" leaves weights, optimiser and batch-norm statistics as they were, counts the step in train/skipped_steps, and
+    raises after SKIPS_IN_A_ROW of them, since then it is not the batch that is wrong.
     """
 
-    def __init__(self, backbone: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler) -> None:
+    def __init__(
+        self, backbone: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, on_nan: str = "stop"
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
+        if on_nan not in ("stop", "skip"):
+            raise InputError(f"on_nan={on_nan} is not known; choose stop or skip")
+        self.backbone, self.on_nan = backbone, on_nan
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.skipped_steps = self.skipped_in_a_row = 0
 
     def compute(self, batch: Any) -> Mapping[str, Tensor]:
         """Scalars of one batch by name; "loss" is minimised, and every one is logged as train/<name>."""
         raise NotImplementedError
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        before = [buffer.clone() for buffer in self.buffers()] if self.on_nan == "skip" else []
         scalars = self.compute(batch)
-        # What is logged stays a tensor where it is, so that no step waits for a GPU: Lightning would move a plain
-        # number there, and read back what is meant for its progress bar.
-        self.log_dict({f"train/{name}": value.detach() for name, value in scalars.items()})
-        self.log("train/lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
-        return scalars["loss"]
+        # Of several processes each has its part of the batch; what is logged, and judged, is the whole.
+        means = distributed.mean(torch.stack([value.detach().float() for value in scalars.values()]))
+        logged = dict(zip(scalars, means, strict=True))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        finite = _is_finite(logged["loss"])
+        if not finite:
+            self._count_skip(logged["loss"].item(), rate)
+            for buffer, value in zip(self.buffers(), before, strict=True):
+                buffer.copy_(value)
+        else:
+            self.skipped_in_a_row = 0
+            # What is logged stays a tensor where it is: Lightning would move a plain number to the GPU, and read back
+            # what is meant for its progress bar.
+            self.log_dict({f"train/{name}": value for name, value in logged.items()})
+        self.log("train/lr", torch.tensor(rate))
+        if self.on_nan == "skip":
+            self.log("train/skipped_steps", torch.tensor(float(self.skipped_steps)))
+        return scalars["loss"] if finite else None  # without a loss, Lightning makes no step
+
+    def _count_skip(self, loss: float, rate: float) -> None:
+        self.skipped_steps, self.skipped_in_a_row = self.skipped_steps + 1, self.skipped_in_a_row + 1
+        where = f"the loss is {loss} at step {self.trainer.global_step}, learning rate {rate:.3g}"
+        if self.on_nan == "stop":
+            raise FloatingPointError(where)
+        if self.skipped_in_a_row == SKIPS_IN_A_ROW:
+            raise FloatingPointError(f"{where}, as it was in the {SKIPS_IN_A_ROW - 1} steps before")
+        log.warning("The step is skipped: %s.", where)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = (self.skipped_steps, self.skipped_in_a_row)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps, self.skipped_in_a_row = checkpoint["skipped_steps"]
 
     def configure_optimizers(self) -> Any:
         try:
@@ -54,3 +98,14 @@ class Method(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
         }
+
+
+def _is_finite(scalar: Tensor) -> bool:
+    """Whether it is; on a GPU this waits for the forward pass alone, not for what has been queued since."""
+    finite = scalar.isfinite()
+    if finite.device.type != "cuda":
+        return bool(finite)
+    here = torch.empty((), dtype=torch.bool, pin_memory=True)
+    here.copy_(finite, non_blocking=True)
+    torch.cuda.current_stream(finite.device).synchronize()
+    return bool(here)

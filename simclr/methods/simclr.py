@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,32 +11,36 @@ from torch import Tensor, nn
 from simclr.batch import ViewBatch
 from simclr.errors import InputError
 from simclr.losses import info_nce, top_k
-from simclr.methods.base import MakeOptimizer, MakeScheduler, Method
-from simclr.models.backbone import Encoder
+from simclr.methods.base import Method
+from simclr.methods.gradient_cache import embed_in_parts
 
 
 class SimCLR(Method):
     """Two views of a picture attract each other and repel all other views of the batch (algorithm 1 of the paper).
 
     head: projects features [B, F] to the embeddings [B, D] that InfoNCE compares at `temperature`.
+    micro_batch: pictures that the network sees at a time, in each process; None for all. A smaller number lets a batch
+    of any size fit into memory, for a third more work (gradient_cache.py; batch norm then sees that many).
+    The rest is the base's.
     """
 
-    def __init__(
-        self,
-        backbone: Encoder,
-        head: nn.Module,
-        optimizer: MakeOptimizer,
-        scheduler: MakeScheduler,
-        temperature: float,
-    ) -> None:
-        super().__init__(backbone, optimizer, scheduler)
-        if not isinstance(temperature, int | float) or not temperature > 0:
+    def __init__(self, head: nn.Module, temperature: float, micro_batch: int | None = None, **base: Any) -> None:
+        super().__init__(**base)
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
             raise InputError(f"temperature={temperature} is not usable; it is a number greater than 0 (recipe: 0.07)")
-        self.head, self.temperature = head, temperature
+        if micro_batch is not None and (not isinstance(micro_batch, int) or micro_batch < 1):
+            raise InputError(
+                f"method.micro_batch={micro_batch} is not usable; write a whole number, 1 or more, or null"
+            )
+        self.head, self.temperature, self.micro_batch = head, temperature, micro_batch
+
+    def embed(self, views: Tensor) -> Tensor:
+        """Embeddings [V, N, D] of views [V, N, 3, H, W]."""
+        # Convolutions of this depth run up to twice as fast with the channels innermost, on a CPU as on a GPU.
+        pictures = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.head(self.backbone(pictures)).unflatten(0, views.shape[:2])
 
     def compute(self, batch: ViewBatch) -> Mapping[str, Tensor]:
-        # Convolutions of this depth run up to twice as fast with the channels innermost, on a CPU as on a GPU.
-        views = batch.views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        embeddings = self.head(self.backbone(views)).unflatten(0, batch.views.shape[:2])
+        embeddings = embed_in_parts(self, self.embed, batch.views, self.micro_batch or batch.views.shape[1])
         loss, rank = info_nce(embeddings, self.temperature)
         return {"loss": loss, "top1": top_k(rank, 1), "top5": top_k(rank, 5)}

@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from simclr.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a neighbouring path to write to; on leaving, that file is on disk and takes the place of `path`.
+
+    So a reader, a kill and a power loss meet the old file or the new one, never a part. Where writing fails, the old
+    one stays and nothing else is left. Folders are made. Raises InputError where the disk is full or not writable.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        to_disk(unfinished)
+        unfinished.replace(path)
+        to_disk(path.parent)  # its new name, too
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror or error}); what it held is unharmed: free some space, or choose "
+            "another folder, and repeat the command"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Delete what killed writers of `path` left beside it. Only for a caller that is its one writer."""
+    for leftover in path.parent.glob(f"{path.name}.*.part"):
+        leftover.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, has left the system's memory for the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows does not open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

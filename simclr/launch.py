@@ -1,0 +1,113 @@
+"""One command, several processes: torchrun's agent starts them on this machine, watches them and ends them together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from simclr.errors import InputError, Refused
+from simclr.requeue import Requeue
+
+
+def started_by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def processes_here(devices: Any, accelerator: str, strategy: str, **_: Any) -> int:
+    """How many processes are to train on this machine.
+
+    devices: a number, "auto" or -1 (as many as there are GPUs, else 1), or a list of GPUs. Under torchrun its own
+    number counts, and `devices` is "auto" or agrees. strategy: "auto" for one process, "ddp" for several.
+    Raises InputError for values that cannot be, with what to do.
+    """
+    import torch
+
+    from simclr.precision import choose_accelerator
+
+    accelerator = choose_accelerator(accelerator)
+    gpus = torch.cuda.device_count() if accelerator == "cuda" else 0
+    if devices in ("auto", -1, "-1"):
+        count = max(1, gpus) if strategy == "ddp" else 1
+    elif isinstance(devices, Sequence) and not isinstance(devices, str):
+        count = len(devices)
+    elif isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1:
+        count = devices
+    else:
+        raise InputError(f"trainer.devices={devices} is not usable; write a number, auto, or a list of GPUs, as [0,1]")
+    if started_by_torchrun():
+        started, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if total > 1 and strategy != "ddp":
+            raise InputError(f"torchrun has started {total} processes; add trainer=ddp, so that they train together")
+        if devices not in ("auto", -1, "-1") and count != started:
+            raise InputError(
+                f"torchrun has started {started} processes here, and trainer.devices={devices}; leave trainer.devices "
+                "out"
+            )
+        count = started
+    elif count > 1 and strategy != "ddp":
+        raise InputError(f"trainer.devices={devices} needs several processes; add trainer=ddp")
+    if 0 < gpus < count:
+        raise InputError(f"{count} processes were asked for, and this machine has {gpus} GPUs; use that many or fewer")
+    return count
+
+
+def placement(devices: Any) -> dict[str, Any]:
+    """Trainer arguments by which Lightning trains in the processes that there are, or in this one alone."""
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    here, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if started_by_torchrun() and everywhere > 1:
+        listed = isinstance(devices, Sequence) and not isinstance(devices, str)
+        return {"strategy": "ddp", "devices": devices if listed else here, "num_nodes": everywhere // here}
+    # Inside SLURM, Lightning would otherwise answer its signals with checkpoints of its own.
+    alone = {"strategy": "auto", "plugins": [LightningEnvironment()]}
+    return alone | ({"devices": 1} if devices in ("auto", -1, "-1") else {})
+
+
+def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -> None:
+    """Run this Hydra job's `script` in that many processes in `run_dir`, and return when all are done.
+
+    Where one fails, the others are stopped within seconds. Raises Refused where one has printed its error, InputError
+    where one was killed, Requeue where they asked to be run again or this process got a SIGTERM, which they get too.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said below
+    # Processes that each take every core for themselves get in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        quoted = str(run_dir).replace("'", "\\'")
+        overrides = (*HydraConfig.get().overrides.task, f"hydra.run.dir='{quoted}'")
+        elastic_launch(config, sys.executable)(script, *overrides)
+    except SignalException as stop:
+        if stop.sigval == signal.SIGTERM:
+            raise Requeue(requeue_exit_code) from None
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise InputError(
+                f"process {rank} of {processes} was killed by {name} (out of memory?); the others were stopped. Repeat "
+                "the command to go on from the last checkpoint"
+            ) from None
+        raise (Requeue if failure.exitcode == requeue_exit_code else Refused)(failure.exitcode) from None
