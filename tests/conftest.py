@@ -2,10 +2,11 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def run(tmp_path: Path) -> Run:
         return done
 
     return run_command
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """What hangs ends, after far longer than such a test takes."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def picture_bytes(pixels: np.ndarray, format: str = "PNG") -> bytes:

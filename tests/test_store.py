@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simclr.data.decode import FolderArchive
+from simclr.data.archive import FolderArchive
 from simclr.data.store import Pictures, Plan, Split, open_store
 from simclr.errors import InputError
 from tests.conftest import environment, picture_bytes
@@ -42,7 +42,7 @@ from collections.abc import Callable
 from pathlib import Path
 from simclr.data.store import open_store
 from tests.test_store import plan_of
-from simclr.data.decode import FolderArchive
+from simclr.data.archive import FolderArchive
 archive = FolderArchive(Path(sys.argv[1]), {".png"})
 def plan():
     print("building", flush=True)

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from simclr.errors import InputError
+from simclr.numbers import is_finite, is_whole
 
+MIN_SIZE, MAX_SIZE = 8, 4096  # pixels along the side of a view
+MAX_STRENGTH = 100  # of brightness, contrast and saturation; float32 blends stay finite
+PAIRS = {"crop_scale": (1e-6, 1), "crop_ratio": (0.01, 100), "blur_sigma": (1e-3, 1e3)}  # bounds of [low, high]
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often before it falls back to a centre crop
 
 
@@ -67,21 +71,23 @@ class Recipe:
 
         for field in fields(self):
             value = getattr(self, field.name)
-            numbers = value if isinstance(value, list | tuple) else [value]
-            check(all(isinstance(number, int | float) for number in numbers), field.name, "write numbers")
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            check(isinstance(getattr(self, name), list | tuple), name, "write [low, high]")
+            if field.name in PAIRS:
+                low, high = PAIRS[field.name]
+                rule = f"write [low, high], both from {low:g} to {high:g}"
+                check(isinstance(value, list | tuple) and len(value) == 2, field.name, rule)
+                check(all(is_finite(number) for number in value), field.name, rule)
+                check(low <= value[0] <= value[1] <= high, field.name, rule)
+            else:
+                check(is_finite(value), field.name, "write a number")
+        for name in ("size", "solarize_threshold", "blur_kernel"):
+            check(is_whole(getattr(self, name)), name, "write a whole number")
         for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p"):
             check(0 <= getattr(self, name) <= 1, name, "a probability lies between 0 and 1")
         for name in ("brightness", "contrast", "saturation"):
-            check(0 <= getattr(self, name) < math.inf, name, "a jitter strength is 0 or greater")
+            check(0 <= getattr(self, name) <= MAX_STRENGTH, name, f"a jitter strength is 0 to {MAX_STRENGTH}")
         check(0 <= self.hue <= 0.5, "hue", "a hue shift lies between 0 and 0.5 turns")
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            low_high = getattr(self, name)
-            check(len(low_high) == 2 and 0 < low_high[0] <= low_high[1] < math.inf, name, "write [low, high], low > 0")
-        check(self.crop_scale[1] <= 1, "crop_scale", "a crop is at most the whole picture, 1")
         check(0 <= self.solarize_threshold <= 255, "solarize_threshold", "a threshold lies between 0 and 255")
-        check(self.size >= 8, "size", "views are at least 8 pixels wide")
+        check(MIN_SIZE <= self.size <= MAX_SIZE, "size", f"views are {MIN_SIZE} to {MAX_SIZE} pixels wide")
         check(self.blur_kernel % 2 == 1 and self.blur_kernel > 0, "blur_kernel", "a kernel is odd and positive")
         check(self.blur_kernel // 2 < self.size, "blur_kernel", f"views are only {self.size} pixels wide")
 
@@ -136,8 +142,8 @@ class Recipe:
         top, left = offset((height - box_height).clamp(min=0)), offset((width - box_width).clamp(min=0))
 
         nothing_fits = ~fits.any(dim=1)
-        whole_width = min(width, round(height * high))
-        whole_height = min(height, round(width / low))
+        whole_width = min(width, max(1, round(height * high)))
+        whole_height = min(height, max(1, round(width / low)))
         box_width = torch.where(nothing_fits, whole_width, box_width)
         box_height = torch.where(nothing_fits, whole_height, box_height)
         top = torch.where(nothing_fits, (height - whole_height) // 2, top)

@@ -13,8 +13,9 @@ from simclr import distributed
 from simclr.data.datamodule import TwoViews
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
-from simclr.evaluation.knn import knn_predict, protocol
+from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.methods.base import Method
+from simclr.numbers import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,11 @@ class OnlineKNN(Callback):
     """
 
     def __init__(self, every_n_epochs: int, k: int, temperature: float) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("k", k), ("temperature", temperature)):
-            if not value > 0:
-                raise InputError(f"callbacks.online_knn.{name}={value} is not usable; it must be greater than 0")
+        if not is_whole(every_n_epochs) or every_n_epochs < 1:
+            raise InputError(
+                f"callbacks.online_knn.every_n_epochs={every_n_epochs} is not usable; it is a whole number, 1 or more"
+            )
+        check_settings(k, temperature, "callbacks.online_knn")
         self.every_n_epochs, self.k, self.temperature = every_n_epochs, k, temperature
         self.untrained: float | None = None
         self.bank_size = 0
@@ -45,6 +48,8 @@ class OnlineKNN(Callback):
         self.bank_size = len(data.train)
         if data.val is None or data.val.labels is None:
             log.info("No labelled validation pictures: val/knn_top1 is not measured.")
+        elif len(data.val.classes) < 2:
+            log.warning("All pictures are of one class: val/knn_top1 will be 100 % and say nothing.")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > 0:

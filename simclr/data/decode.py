@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import zipfile
-from collections.abc import Iterator, Set
-from pathlib import Path
-from typing import Protocol
+import warnings
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,84 +14,15 @@ from PIL import Image, ImageOps
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
+from simclr.data.archive import Archive, shown
 from simclr.errors import InputError
 
 BATCH = 64
 MAX_WORKERS = 16
-
-
-class Archive(Protocol):
-    """A read-only tree of files. It travels to other processes, so it opens what it needs where it is used."""
-
-    path: Path
-
-    def names(self) -> list[str]:
-        """Every file, as a path with forward slashes relative to the top, sorted."""
-
-    def read(self, name: str) -> bytes:
-        """The contents of one file; raises KeyError or OSError where that is impossible."""
-
-    def fingerprint(self) -> str:
-        """Changes when the tree's contents change."""
-
-
-class FolderArchive:
-    """The files below a folder whose name ends in one of `endings` (lower case, ".jpg"); links are followed."""
-
-    def __init__(self, path: Path, endings: Set[str]) -> None:
-        self.path, self.endings = path, endings
-
-    def names(self) -> list[str]:
-        return sorted(
-            path.relative_to(self.path).as_posix()
-            for folder, _, files in os.walk(self.path, followlinks=True)
-            for path in (Path(folder, file) for file in files)
-            if path.suffix.lower() in self.endings and path.is_file()
-        )
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name in self.names():
-            status = (self.path / name).stat()
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return f"folder {digest.hexdigest()[:16]}"
-
-
-class ZipArchive:
-    """The members of a zip file. Nothing is ever unpacked to disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        self._owner: int | None = None
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "_zip": None, "_owner": None}
-
-    def _open(self) -> zipfile.ZipFile:
-        # A forked worker would share its parent's file offset, so each process opens its own.
-        if self._zip is None or self._owner != os.getpid():
-            try:
-                self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
-            except zipfile.BadZipFile as error:
-                raise InputError(
-                    f"{self.path} is not a whole zip file ({error}); it was probably cut short: delete it and fetch it "
-                    "again"
-                ) from error
-        return self._zip
-
-    def names(self) -> list[str]:
-        return sorted(info.filename for info in self._open().infolist() if not info.is_dir())
-
-    def read(self, name: str) -> bytes:
-        return self._open().read(name)
-
-    def fingerprint(self) -> str:
-        status = self.path.stat()
-        return f"zip {status.st_size} {status.st_mtime_ns}"
+MAX_PIXELS = 2**26  # of one picture, which takes a quarter of a GB when it is decoded
+MAX_BYTES = 2**28  # of one picture's file; uncompressed, the most pixels take less
+# Pillow reads more, but goes by contents and not by name: PostScript, called x.jpg, would run Ghostscript.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 
 def cores() -> int:
@@ -101,17 +30,49 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode(data: bytes, size: int) -> np.ndarray:
-    """One compressed picture as uint8 [size, size, 3]; grayscale, palette and CMYK pictures become RGB.
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow can read."""
+    Image.init()
+    return tuple(format for format in FORMATS if format in Image.OPEN)
 
-    A picture of another size is scaled so that its shorter side fits, then its centre is kept. Raises OSError (or
-    another of Pillow's exceptions) for data that is not a whole picture.
+
+def decode(data: bytes, size: int) -> np.ndarray:
+    """One compressed picture as uint8 [size, size, 3].
+
+    A picture of another size is scaled so that its shorter side fits, then its centre is kept. Grayscale, palette and
+    CMYK pictures become RGB; transparency is ignored, as torchvision's ImageFolder does, so the colours that it hid
+    show; 16 bits a channel keep their upper 8; floats are taken from [0, 1]; of an animation the first picture is used.
+    Raises InputError for more than MAX_PIXELS, before they are decoded, and for numbers that have no white; OSError or
+    another of Pillow's many exceptions for data that is not a whole picture in one of FORMATS.
     """
-    with Image.open(io.BytesIO(data)) as picture:
-        rgb = ImageOps.exif_transpose(picture).convert("RGB")  # phones store upright pictures lying down
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a picture is used or refused; Pillow's remarks on its metadata help nobody
+        try:
+            picture = Image.open(io.BytesIO(data), formats=formats())
+        except Image.DecompressionBombError as error:
+            raise InputError(f"more than {MAX_PIXELS:,} pixels") from error
+        with picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputError(f"{picture.width} × {picture.height} pixels, more than {MAX_PIXELS:,}")
+            upright = ImageOps.exif_transpose(picture)  # phones store upright pictures lying down
+            rgb = _as_bytes(upright, picture.format).convert("RGB")
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
+
+
+def _as_bytes(picture: Image.Image, format: str | None) -> Image.Image:
+    """A picture of 16-bit or float gray as one of 8 bits, which Pillow's own conversion would clip; others as is."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode == "F":
+        values = np.asarray(picture)
+        if values.min() >= 0 and values.max() <= 1:  # false of NaN, too
+            return Image.fromarray((255 * values).round().astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise InputError("its numbers do not say which is white; save it with 8 bits a channel")
+    return picture
 
 
 class _Members(Dataset):
@@ -126,10 +87,15 @@ class _Members(Dataset):
     def __getitem__(self, index: int) -> np.ndarray | str:
         name = self.names[index]
         try:
-            return decode(self.archive.read(name), self.size)
-        except Exception as error:
+            data = self.archive.read(name, MAX_BYTES)
+        except InputError as error:
+            return str(error)
+        try:
+            return decode(data, self.size)
+        except Exception as error:  # Pillow has no one kind for what is wrong with a file
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             return (
-                f"{name} in {self.archive.path} cannot be decoded ({type(error).__name__}: {error}); replace or remove "
+                f"{shown(name)} in {shown(self.archive.path)} cannot be decoded ({shown(reason)}); replace or remove "
                 "that file, or fetch the data set again"
             )
 

@@ -31,11 +31,15 @@ def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pau
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{target}.lock")
+        lock.acquire()  # runs that start together fetch it once
     except OSError as error:
         raise InputError(f"cannot write to {target.parent} ({error.strerror}); {by_hand}") from error
-    with FileLock(f"{target}.lock"):  # runs that start together fetch it once
+    try:
         if not target.exists():
             _download(url, target, part, md5, by_hand, attempts, pause_seconds)
+    finally:
+        lock.release()
 
 
 def _download(url: str, target: Path, part: Path, md5: str, by_hand: str, attempts: int, pause_seconds: float) -> None:
@@ -78,7 +82,7 @@ def _fetch(url: str, part: Path) -> None:
         resumed = response.status == 206  # 200 means that the server starts from the first byte
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
-        total = None if length is None else have + int(length)
+        total = have + int(length) if length is not None and length.isdecimal() else None
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with Progress(TextColumn("Downloading"), *columns) as bar, part.open("ab" if resumed else "wb") as file:
             task = bar.add_task("Downloading", total=total, completed=have)

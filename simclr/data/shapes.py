@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simclr.data.store import ImageStore, Pictures
+from simclr.data.store import ImageStore, Pictures, check_size
 from simclr.errors import InputError
+from simclr.numbers import is_whole
 
 Field = np.ndarray  # float32 [B, H, W]: coordinates, or distance to an outline (negative inside)
 
-CHUNK = 512  # pictures rendered at once; bounds the memory
+CHUNK, CHUNK_PIXELS = 512, 2**21  # pictures, and pixels in all, rendered at once; bounds the memory
+MAX_BYTES = 2**34  # that the pictures of a split may take
 LATTICE = 2  # copies of the shape along each side of a picture
 TURN = np.pi / 4  # a copy is turned by at most this, either way
 UNIFORMS = 9 + 7 * (LATTICE + 1) ** 2  # random numbers a picture: ground and shift, then each copy
@@ -67,12 +69,18 @@ class Shapes:
     """`train_count` training and `val_count` validation pictures of size × size pixels, ten classes in equal shares.
 
     Picture i of a split is a function of the seed, the split and i: a larger count adds pictures and changes none.
+    Raises InputError for counts, size (pixels) or seed out of range.
     """
 
     def __init__(self, train_count: int, val_count: int, size: int, seed: int) -> None:
-        for name, value, least in (("train_count", train_count, 1), ("val_count", val_count, 1), ("size", size, 8)):
-            if value < least:
-                raise InputError(f"data.{name}={value} is too small; use {least} or more")
+        check_size(size)
+        for name, value in (("train_count", train_count), ("val_count", val_count)):
+            if not is_whole(value) or value < 1:
+                raise InputError(f"data.{name}={value} is not usable; it is a whole number, 1 or more")
+            if value * size * size * 3 > MAX_BYTES:
+                raise InputError(f"data.{name}={value} pictures of data.size={size} take too much memory; use fewer")
+        if not is_whole(seed) or not 0 <= seed < 2**32:
+            raise InputError(f"data.seed={seed} is not usable; it is a whole number, 0 or more")
         self.counts = {"train": train_count, "val": val_count}
         self.size, self.seed = size, seed
 
@@ -85,10 +93,11 @@ class Shapes:
         labels = np.arange(count) % len(SHAPES)
         unit = np.random.default_rng([self.seed, stream]).random((count, UNIFORMS), np.float32)
         pixels = np.empty((count, self.size, self.size, 3), np.uint8)
+        at_once = max(1, min(CHUNK, CHUNK_PIXELS // self.size**2))
         for label, outline in enumerate(SHAPES.values()):
             members = np.flatnonzero(labels == label)
-            for start in range(0, len(members), CHUNK):
-                chunk = members[start : start + CHUNK]
+            for start in range(0, len(members), at_once):
+                chunk = members[start : start + at_once]
                 pixels[chunk] = _draw(unit[chunk], self.size, outline)
         key = f"shapes {split} {count} {self.size} px seed {self.seed}"
         return ImageStore.of(pixels, labels, classes=list(SHAPES), key=key)

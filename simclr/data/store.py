@@ -17,12 +17,17 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from simclr.data.decode import Archive, decoded_batches
+from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
+from simclr.data.archive import Archive, shown
+from simclr.data.decode import decoded_batches
 from simclr.errors import InputError
+from simclr.numbers import is_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the files below change, and older stores are rebuilt
+FORMAT = 2  # raise it when the files below change, or what they hold of a picture; older stores are rebuilt
+# What may be known of pictures: its type, and its shape for one of them.
+KNOWN: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {"labels": (np.int64, ()), "boxes": (np.int16, (4,))}
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class ImageStore:
 
     def first_of_shuffle(self, limit: int) -> ImageStore:
         """The first `limit` pictures of a shuffle that depends on the number of pictures alone, not on the run."""
-        if limit < 1:
+        if not is_whole(limit) or limit < 1:
             raise InputError(f"limit_images={limit} leaves no pictures; use null for all of them")
         return self.select(np.random.default_rng(len(self)).permutation(len(self))[:limit])
 
@@ -100,10 +105,16 @@ class Plan(NamedTuple):
     classes: list[str]
 
 
+def check_size(size: int) -> None:
+    """Raise InputError for a side, in pixels, that no store is kept at."""
+    if not is_whole(size) or not MIN_SIZE <= size <= MAX_SIZE:
+        raise InputError(f"data.size={size} is not usable: it is a whole number from {MIN_SIZE} to {MAX_SIZE} (pixels)")
+
+
 def open_store(
     archive: Archive, size: int, plan: Callable[[], Plan], kind: str, parent: Path | None = None
 ) -> Pictures:
-    """The store of `archive`, decoded from it first if it is absent, half-built or older than its source.
+    """The store of `archive`, decoded from it first if it is absent, half-built, damaged or older than its source.
 
     size: pictures are kept at size × size. plan: called only where the store has to be built. kind: who makes the plan;
     two kinds of source that read one folder do not share a store.
@@ -111,89 +122,122 @@ def open_store(
 
     The store appears whole or not at all: it is built in a neighbouring folder under a lock, then renamed. A killed
     build leaves only that neighbour, which the next one clears away; of several processes that start together one
-    builds and the others wait. Raises InputError for a picture that cannot be decoded or a disk that is too small.
+    builds and the others wait. Raises InputError for a picture that cannot be decoded, a place that cannot be written
+    or a disk that is too small.
     """
     path = archive.path
     folder = (parent or path.parent) / f"{path.name.removesuffix('.zip')}.store-{size}"
     fingerprint = f"format {FORMAT}, {kind}, {size} px, {archive.fingerprint()}"
-    if not _is_current(folder, fingerprint):
+    pictures = _read(folder, fingerprint, size)
+    if pictures is not None:
+        return pictures
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{folder}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.info("Another process is decoding the pictures into %s; waiting for it.", folder)
-                lock.acquire()
-        except OSError as error:
-            raise InputError(
-                f"cannot write the picture store {folder} ({error.strerror or error}); name a folder that can be "
-                "written with data.store=FOLDER"
-            ) from error
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("Another process is decoding the pictures into %s; waiting for it.", shown(folder))
+            lock.acquire()
         try:
-            if not _is_current(folder, fingerprint):
+            pictures = _read(folder, fingerprint, size)
+            if pictures is None:
                 _build(folder, archive, size, plan(), fingerprint)
+                pictures = _read(folder, fingerprint, size)
         finally:
             lock.release()
-    meta = json.loads((folder / "meta.json").read_text())
-
-    def split(name: str) -> ImageStore | None:
-        if name not in meta["splits"]:
-            return None
-
-        def array(kind: str, mmap_mode: str | None = None) -> np.ndarray | None:
-            path = folder / f"{name}-{kind}.npy"
-            return np.load(path, mmap_mode=mmap_mode) if path.exists() else None  # type: ignore[arg-type]
-
-        pixels = array("pixels", "r")
-        assert pixels is not None
-        key = f"{name} of {meta['fingerprint']}"
-        return ImageStore.of(pixels, array("labels"), array("boxes"), classes=meta["classes"], key=key)
-
-    train = split("train")
-    assert train is not None
-    return Pictures(train, split("val"))
+    except OSError as error:
+        raise InputError(
+            f"cannot write the picture store {shown(folder)} ({error.strerror or error}); name a folder that can be "
+            "written, on a disk with room, with data.store=FOLDER"
+        ) from error
+    if pictures is None:
+        raise InputError(
+            f"the picture store {shown(folder)} does not read as it was written; name a folder on another disk with "
+            "data.store=FOLDER"
+        )
+    return pictures
 
 
-def _is_current(folder: Path, fingerprint: str) -> bool:
+def _read(folder: Path, fingerprint: str, size: int) -> Pictures | None:
+    """The store in `folder`; None where there is none, or one that is damaged or of another fingerprint.
+
+    Everything is held against the digest in meta.json but the pixels: only their shape, type and length are checked.
+    """
     try:
-        return json.loads((folder / "meta.json").read_text())["fingerprint"] == fingerprint
-    except (OSError, ValueError, KeyError):
-        return False
+        meta = json.loads((folder / "meta.json").read_text())
+        if meta["fingerprint"] != fingerprint:
+            return None
+        digest, stores, small = meta.pop("digest"), {}, []
+        for name, count in meta["splits"].items():
+            pixels = _map(folder / f"{name}-pixels.npy", np.uint8, (count, size, size, 3))
+            known = []
+            for kind, (dtype, shape) in KNOWN.items():
+                path = folder / f"{name}-{kind}.npy"
+                known.append(np.array(_map(path, dtype, (count, *shape))) if path.exists() else None)
+            key = f"{name} of {fingerprint}"
+            stores[name] = ImageStore.of(pixels, *known, classes=meta["classes"], key=key)
+            small += known
+        return Pictures(stores["train"], stores.get("val")) if digest == _digest(meta, small) else None
+    except Exception:  # damage shows in many ways, and all have the same remedy
+        return None
+
+
+def _map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+    """The array in an .npy file, mapped and not read. Raises where the file is not of that type, shape and length."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        found = np.lib.format.read_array_header_1_0(file)
+        if version != (1, 0) or found != (shape, False, np.dtype(dtype)):
+            raise ValueError(f"{path} holds {found}")
+        return np.memmap(path, dtype, "r", file.tell(), shape)
+
+
+def _digest(meta: dict, arrays: list[np.ndarray | None]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(b"none" if array is None else array.tobytes())
+    return digest.hexdigest()
 
 
 def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: str) -> None:
-    if folder.exists() and not (folder / "meta.json").exists():
+    """Raises InputError, and OSError where writing fails; nothing half-written is left behind."""
+    own = {"meta.json", *(f"{split}-{kind}.npy" for split in ("train", "val") for kind in ("pixels", *KNOWN))}
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
         raise InputError(
-            f"{folder} is in the way of the picture store and was not made by it; move it, or use data.store="
+            f"{shown(folder)} is in the way of the picture store and was not made by it; move it, or use data.store="
         )
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it now
-    count = sum(len(split.names) for split in plan.splits.values())
-    needed, free = count * size * size * 3, shutil.disk_usage(folder.parent).free
+    counts = {name: len(split.names) for name, split in plan.splits.items()}
+    needed, free = sum(counts.values()) * size * size * 3, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
-            f"the picture store {folder} needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; free some space "
-            "or name a folder on another disk with data.store=FOLDER"
+            f"the picture store {shown(folder)} needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; free "
+            "some space or name a folder on another disk with data.store=FOLDER"
         )
     building.mkdir()
     try:
+        small: list[np.ndarray | None] = []
         for name, split in plan.splits.items():
-            shape = (len(split.names), size, size, 3)
-            pixels = np.lib.format.open_memmap(building / f"{name}-pixels.npy", "w+", np.uint8, shape)
-            done = 0
-            for batch in decoded_batches(archive, split.names, size, f"Decoding {name} pictures"):
-                pixels[done : done + len(batch)] = batch
-                done += len(batch)
-            pixels.flush()
+            # Written, not mapped: on a full disk a write fails, where a store into a map kills the process.
+            with (building / f"{name}-pixels.npy").open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (counts[name], size, size, 3)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for batch in decoded_batches(archive, split.names, size, f"Decoding {name} pictures"):
+                    file.write(batch.data)
             for kind, values in (("labels", split.labels), ("boxes", split.boxes)):
                 if values is not None:
+                    values = values.astype(KNOWN[kind][0])
                     np.save(building / f"{name}-{kind}.npy", values)
-        meta = {"fingerprint": fingerprint, "classes": plan.classes, "splits": list(plan.splits)}
-        (building / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(folder, ignore_errors=True)
+                small.append(values)
+        meta = {"fingerprint": fingerprint, "classes": plan.classes, "splits": counts}
+        (building / "meta.json").write_text(json.dumps(meta | {"digest": _digest(meta, small)}))
+        if folder.exists():
+            log.info("Replacing %s, which is damaged or of other pictures.", shown(folder))
+            shutil.rmtree(folder)
         os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    log.info("Decoded %s pictures into %s.", f"{count:,}", folder)
+    log.info("Decoded %s pictures into %s.", f"{sum(counts.values()):,}", shown(folder))

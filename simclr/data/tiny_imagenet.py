@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from simclr.data.decode import Archive, FolderArchive, ZipArchive
+from simclr.data.archive import Archive, FolderArchive, ZipArchive, path_of, shown
 from simclr.data.download import download
-from simclr.data.store import Pictures, Plan, Split, open_store
+from simclr.data.store import Pictures, Plan, Split, check_size, open_store
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -21,6 +20,8 @@ MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 FILE = "tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"
 NO_BOX = ("-1",) * 4
+MAX_TEXT = 2**24  # bytes of a listing; the official ones have half a million at most
+MAX_PIXEL = 2**15  # a box's coordinates are kept in 16 bits
 
 
 class TinyImageNet:
@@ -32,9 +33,10 @@ class TinyImageNet:
     """
 
     def __init__(self, root: str, size: int, store: str | None = None) -> None:
-        self.root = Path(root).expanduser().resolve()
+        check_size(size)
+        self.root = path_of("data.root", root)
         self.size = size
-        self.store = None if store is None else Path(store).expanduser()
+        self.store = None if store is None else path_of("data.store", store)
 
     def load(self) -> Pictures:
         """Open the store, after downloading and decoding what is missing. Raises InputError for unusable data."""
@@ -53,10 +55,12 @@ class TinyImageNet:
         root = self.root
         if root.is_file():
             return ZipArchive(root)
-        if root.suffix == ".zip":
+        if root.exists() and not root.is_dir():
+            raise InputError(f"data.root={shown(root)} is no file and no folder; give the path of {FILE}")
+        if root.suffix == ".zip" and not root.exists():
             raise InputError(
-                f"data.root={root} does not exist; give the path of {FILE}, of the folder it unpacks to, or of a "
-                "folder to download it into"
+                f"data.root={shown(root)} does not exist; give the path of {FILE}, of the folder it unpacks to, or "
+                "of a folder to download it into"
             )
         for folder in (root, root / FOLDER):
             if (folder / "wnids.txt").is_file() or (folder / "train").is_dir():
@@ -78,19 +82,28 @@ class _Layout:
             raise self._error("has no wnids.txt", f"is it {FILE}, or the folder that it unpacks to?")
         self.top = min(anchors, key=len).removesuffix("wnids.txt")
         self.names = [name.removeprefix(self.top) for name in names if name.startswith(self.top)]
+        self.present = set(self.names)
 
     def _error(self, what: str, remedy: str) -> InputError:
-        return InputError(f"{self.archive.path} {what}; {remedy}")
+        return InputError(f"{shown(self.archive.path)} {shown(what)}; {shown(remedy)}")
 
     def _text(self, name: str) -> str:
+        """A whole listing. Raises InputError where it is missing, damaged, longer than MAX_TEXT or no UTF-8."""
+        if name not in self.present:
+            raise self._error(f"has no readable {name}", f"fetch {URL} again")
         try:
-            return self.archive.read(self.top + name).decode()
-        except (KeyError, OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._error(f"has no readable {name}", f"fetch {URL} again") from error
+            return self.archive.read(self.top + name, MAX_TEXT).decode()
+        except UnicodeDecodeError as error:
+            raise self._error(f"has no readable {name} ({error})", f"fetch {URL} again") from error
 
     def plan(self) -> Plan:
         """The training and validation pictures with labels and boxes."""
         classes = self._text("wnids.txt").split()
+        if not classes:
+            raise self._error("names no class in wnids.txt", f"fetch {URL} again")
+        twice = {wnid for wnid, count in Counter(classes).items() if count > 1}
+        if twice:
+            raise self._error(f"names the class {min(twice)} twice in wnids.txt", "take one of the two lines out")
         splits = {"train": self._train(classes), "val": self._val(classes)}
         return Plan(
             {n: s._replace(names=[self.top + name for name in s.names]) for n, s in splits.items()},
@@ -110,11 +123,10 @@ class _Layout:
                 f"{missing[0]} first",
                 f"put them in train/{missing[0]}/images, or take the class out of wnids.txt",
             )
-        present = set(self.names)
         pictures, labels, boxes = [], [], []
         for label, (wnid, members) in enumerate(by_class.items()):
             listing = f"train/{wnid}/{wnid}_boxes.txt"
-            known = self._table(listing, columns=5) if listing in present else {}
+            known = self._table(listing, columns=5) if listing in self.present else {}
             for name in members:
                 pictures.append(name)
                 labels.append(label)
@@ -126,10 +138,13 @@ class _Layout:
         rows = {}
         for number, line in enumerate(self._text(listing).splitlines(), start=1):
             name, *rest = line.split("\t")
-            if len(rest) != columns - 1 or not all(value.isdecimal() for value in rest[-4:]):
+            is_box = all(value.isdecimal() and len(value) <= 5 and int(value) < MAX_PIXEL for value in rest[-4:])
+            if len(rest) != columns - 1 or not is_box:
                 raise self._error(
-                    f"has a line {number} in {listing} that cannot be read ({line!r})", f"fetch {URL} again"
+                    f"has a line {number} in {listing} that cannot be read ({line[:80]!r})", f"fetch {URL} again"
                 )
+            if name in rows:
+                raise self._error(f"lists {name} twice in {listing}", "take one of the two lines out")
             rows[name] = rest
         return rows
 
@@ -137,6 +152,8 @@ class _Layout:
         listing = "val/val_annotations.txt"
         label_of = {wnid: label for label, wnid in enumerate(classes)}
         annotations = self._table(listing, columns=6)
+        if not annotations:
+            raise self._error(f"lists no picture in {listing}", f"fetch {URL} again")
         present = {PurePosixPath(name).name for name in self.names if name.startswith("val/images/")}
         for picture, (wnid, *_) in annotations.items():
             if picture not in present:

@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from simclr.errors import InputError
+from simclr.numbers import is_finite
 from simclr.randomness import generator
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,13 @@ def fit(
     return LinearProbe(weight.detach(), bias.detach(), mean, scale)
 
 
+def check_grid(grid: Sequence[float]) -> None:
+    """Raise InputError unless `grid` holds one or more L2 strengths, all finite and greater than 0."""
+    usable = isinstance(grid, Sequence) and not isinstance(grid, str) and len(grid) > 0
+    if not usable or not all(is_finite(l2) and l2 > 0 for l2 in grid):
+        raise InputError(f"l2_grid={grid} is not usable; it lists one or more numbers greater than 0")
+
+
 def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float]) -> float:
     """The strength in `grid` whose probe, fitted on nine tenths of train, is right most often on the other tenth.
 
@@ -122,10 +130,21 @@ def linear_evaluation(
 ) -> LinearResult:
     """The whole protocol on features float [N, F] and labels int64 [N]; validation labels are read at the end alone.
 
-    With fewer than five classes top-5 is 100 %. Raises InputError where train is too small to hold a tenth out.
+    With fewer than five classes top-5 is 100 %. Raises InputError for a grid that check_grid refuses, where train is
+    too small to hold a tenth out or has a single class, and for features that are not finite.
     """
+    check_grid(grid)
     if len(train) < 20:
         raise InputError(f"linear evaluation needs at least 20 labelled training pictures, got {len(train)}")
+    if len(train_labels.unique()) < 2:
+        raise InputError(
+            "linear evaluation needs training pictures of two classes or more, got one; choose others with data="
+        )
+    if not (train.isfinite().all() and val.isfinite().all()):
+        raise InputError(
+            "linear evaluation needs finite features, and the encoder's are not: its training has diverged; train it "
+            "anew with a smaller optimizer.lr"
+        )
     l2 = choose_l2(train, train_labels, classes, grid)
     probe = fit(train, train_labels, classes, l2)
     best = probe.scores(val).topk(min(5, classes), dim=1).indices == val_labels[:, None]

@@ -38,8 +38,10 @@ def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
     the max-pool that follows. State-dict keys are torchvision's without `fc.*`, so weights move both ways with
     `load_state_dict(..., strict=False)` (only `conv1.weight` differs in shape under the small stem).
     small_maps: compute convolutions on maps of a few pixels as matrix products where that is faster (small_maps.py).
-    Raises InputError for another stem.
+    Raises InputError for another stem, and for a small_maps that is neither true nor false.
     """
+    if not isinstance(small_maps, bool):
+        raise InputError(f"backbone.small_maps={small_maps} is not usable; choose true or false")
     network = ResNetEncoder(BasicBlock, [2, 2, 2, 2])
     if stem == "small":
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)

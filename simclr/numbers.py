@@ -1,0 +1,14 @@
+"""What counts as a number in a configuration."""
+
+import sys
+from typing import TypeGuard
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether `value` is an int. True and False, which Python counts among them, are not meant as numbers."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether `value` is a number that a float can hold: no NaN, no infinity, no bool, no string."""
+    return (is_whole(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max
