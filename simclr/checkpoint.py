@@ -59,7 +59,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}); use another one") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config", "global_step"} <= checkpoint.keys():
+    ours = {"state_dict": dict, "config": dict, "global_step": int}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), ours[key]) for key in ours):
         raise InputError(f"{path} is not a checkpoint of this project; give one that train.py wrote")
     return checkpoint
 

@@ -10,11 +10,9 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from simclr import launch
 from simclr.errors import InputError, Refused
 from simclr.memory import keep_freed_memory
 from simclr.requeue import Requeue
@@ -146,12 +145,11 @@ def clear_errors() -> Iterator[None]:
     except Refused:
         pass  # it has been printed
     except Exception as error:
-        message = _for_the_user(error)
-        if message is None:
-            raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # what the first process meets as well is said by it alone: its end is the end of this one
-        print(f"error: {message}", file=sys.stderr)
+        if launch.first_to_fail():
+            message = _for_the_user(error)
+            if message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr, flush=True)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         raise Refused(1) from None
     _refused_in_sweep.append(HydraConfig.get().runtime.output_dir)
@@ -174,6 +172,8 @@ def _for_the_user(error: Exception) -> str | None:
             f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); use a smaller batch_size, or "
             "keep it and set method.micro_batch=64"
         )
+    if launch.started_by_torchrun() and re.search("Connection (closed|reset) by peer|NCCL", str(error)):
+        return "another process has ended, and the connection to it is lost; its own error says why"
     return None
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -39,12 +40,27 @@ def joined() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
+        # After a restart torchrun's own store still holds the addresses of the processes that have ended.
+        own, everyone = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=agent_store(), rank=own, world_size=everyone)
+    else:
+        dist.init_process_group(backend)
     if rank() > 0:
         logging.disable(logging.WARNING)
     yield
     dist.barrier()
     dist.destroy_process_group()
+
+
+def agent_store(timeout: timedelta = timedelta(minutes=5)) -> dist.Store:
+    """The key-value store that torchrun's agent keeps, the part of it for this start of its processes.
+
+    On one machine alone: of several, each counts the restarts that it has caused itself.
+    """
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    return dist.PrefixStore("start " + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def gather(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr.errors import InputError
@@ -30,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
             "another folder, and repeat the command"
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def remove_unfinished(path: Path) -> None:

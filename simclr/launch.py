@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ from simclr.requeue import Requeue
 
 def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def first_to_fail() -> bool:
+    """Whether no other process of this job has met an error before: one failure fails all, and one is to be told."""
+    if not started_by_torchrun():
+        return True
+    from simclr.distributed import agent_store
+
+    try:
+        return agent_store(timedelta(seconds=5)).add("failed", 1) == 1
+    except RuntimeError:
+        return True  # whoever keeps the store is gone already
 
 
 def processes_here(devices: Any, accelerator: str, strategy: str, **_: Any) -> int:

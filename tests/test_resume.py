@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
 
-from simclr.checkpoint import last_checkpoint, load_checkpoint
+from simclr.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
 from tests.conftest import TINY_RUN, command, environment, only_run, scalars, weights
 
 
-def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *overrides: str, **options: Any) -> "subprocess.Popen[str]":
+    folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         command("train.py", *overrides),
         cwd=folder,
@@ -25,7 +29,44 @@ def start(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        **options,
     )
+
+
+def wait_for_a_checkpoint(folder: Path, process: "subprocess.Popen[str]", of_steps: range) -> None:
+    """Return when the run in `folder` has saved a step that lies, within its epoch of 12 steps, in `of_steps`."""
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, "the run was over before it could be stopped"
+        assert time.monotonic() < deadline
+        found = list(folder.glob("outputs/*/checkpoints/last.ckpt"))
+        if found and load_checkpoint(found[0])["global_step"] % 12 in of_steps:
+            return
+        time.sleep(0.01)
+
+
+LONGER = (*TINY_RUN, "data.train_count=192", "callbacks.online_knn=null")  # 12 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The run directory of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(folder, *LONGER, "checkpoint_minutes=0.002")
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, text
+    return only_run(folder / "outputs")
+
+
+def assert_equal(run_dir: Path, undisturbed: Path) -> None:
+    """Weights, buffers and optimiser to the bit; curves without a step twice or missing."""
+    ours, theirs = (load_checkpoint(last_checkpoint(path)) for path in (run_dir, undisturbed))
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    assert all(torch.equal(ours["state_dict"][name], tensor) for name, tensor in theirs["state_dict"].items())
+    moments, expected = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (ours, theirs))
+    assert all(torch.equal(moments[i]["exp_avg_sq"], expected[i]["exp_avg_sq"]) for i in expected)
+    for tag in ("train/loss", "train/top1", "train/top5", "train/lr"):
+        assert scalars(run_dir)[tag] == scalars(undisturbed)[tag]
 
 
 def test_the_same_command_again_does_no_work(finished):
@@ -38,36 +79,74 @@ def test_the_same_command_again_does_no_work(finished):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_never_stopped(tmp_path, run):
-    """SIGKILL in mid-epoch, then the same command: the weights equal an undisturbed run's, bit for bit."""
-    overrides = (*TINY_RUN, "data.train_count=192", "checkpoint_minutes=0.002", "callbacks.online_knn=null")
-    (tmp_path / "killed").mkdir()
-    process = start(tmp_path / "killed", *overrides)
-    deadline = time.monotonic() + 120
-    while True:
-        assert process.poll() is None, "the run was over before it could be killed"
-        assert time.monotonic() < deadline
-        found = list(tmp_path.glob("killed/outputs/*/checkpoints/last.ckpt"))
-        if found and load_checkpoint(found[0])["global_step"] % 12 in range(1, 10):  # away from the end of an epoch
-            break
-        time.sleep(0.01)
+def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_path, undisturbed):
+    """SIGKILL in mid-epoch, a bit of the last checkpoint flips, then the same command: as if never stopped."""
+    overrides = (*LONGER, "checkpoint_minutes=0.002")
+    process = start(tmp_path, *overrides)
+    wait_for_a_checkpoint(tmp_path, process, range(3, 10))  # away from the end of an epoch
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    run_dir = only_run(tmp_path / "killed" / "outputs")
-    stopped_at = load_checkpoint(last_checkpoint(run_dir))["global_step"]
+    run_dir = only_run(tmp_path / "outputs")
     assert not (run_dir / "metrics.json").exists()
+    last = last_checkpoint(run_dir)
+    if last.exists():  # else the kill fell between the two renames
+        content = bytearray(last.read_bytes())
+        content[len(content) // 2] ^= 1
+        last.write_bytes(content)
+    before = load_checkpoint(previous_checkpoint(run_dir))["global_step"]
 
-    again = start(tmp_path / "killed", *overrides)
+    again = start(tmp_path, *overrides)
+    text, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, text
+    assert "Falling back to the one before" in text
+    assert f"previous.ckpt, step {before}." in text
+    assert_equal(run_dir, undisturbed)
+    assert json.loads((run_dir / "metrics.json").read_text())["images_seen"] == 24 * 16
+
+
+def test_sigterm_saves_and_asks_to_be_requeued(tmp_path, undisturbed):
+    """Checkpoints only at the ends of epochs and by SIGTERM, in the middle of the second."""
+    overrides = (*LONGER, "checkpoint_minutes=60")
+    process = start(tmp_path, *overrides)
+    wait_for_a_checkpoint(tmp_path, process, range(1))
+    os.kill(process.pid, signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, text
+    stopped_at = int(re.search(r"SIGTERM: stopped at step (\d+)", text)[1])
+    assert 12 <= stopped_at < 24
+    assert "Traceback" not in text
+
+    again = start(tmp_path, *overrides)
     text, _ = again.communicate(timeout=240)
     assert again.returncode == 0, text
     assert f"last.ckpt, step {stopped_at}." in text
-    run("train.py", *overrides)
-    whole = only_run(tmp_path / "outputs")
-    ours, theirs = weights(run_dir), weights(whole)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    resumed, uninterrupted = scalars(run_dir)["train/loss"], scalars(whole)["train/loss"]
-    assert resumed == uninterrupted  # no step twice, none missing
-    assert json.loads((run_dir / "metrics.json").read_text())["images_seen"] == 24 * 16
+    assert_equal(only_run(tmp_path / "outputs"), undisturbed)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(tmp_path, undisturbed):
+    """No file may grow beyond 60 MB, which is less than a checkpoint; then there is room again."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000_000, 60_000_000))}
+    process = start(tmp_path, *LONGER, "checkpoint_minutes=0.002", **limit)
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, text
+    assert "error: cannot write" in text
+    assert "free some space" in text
+    assert "Traceback" not in text
+    run_dir = only_run(tmp_path / "outputs")
+    assert list((run_dir / "checkpoints").iterdir()) == []
+    again = start(tmp_path, *LONGER, "checkpoint_minutes=0.002")
+    text, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, text
+    assert_equal(run_dir, undisturbed)
+
+
+def test_a_place_that_cannot_be_written_to_is_named(run, tmp_path):
+    (tmp_path / "a file").write_text("")
+    done = run("train.py", *TINY_RUN, f"output_root={tmp_path}/a file/runs", check=False)
+    assert done.returncode == 1
+    assert f"error: cannot write into {tmp_path}/a file/runs/simclr" in done.stderr
+    assert "output_root=" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_resume_never_starts_over(finished, tmp_path, run):

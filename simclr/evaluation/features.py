@@ -42,8 +42,10 @@ def extract(
     of its tensors changes. progress: called with the number of pictures just done.
     """
     own, features = distributed.shard(len(store)), []
+    if own.start == own.stop:  # there are fewer pictures than processes; any one will do, it is not counted
+        own = slice(0, 1)
     with frozen(encoder):
-        for start in range(own.start, max(own.stop, own.start + 1), BATCH):  # without a share, one batch of none
+        for start in range(own.start, own.stop, BATCH):
             pictures = store.gather(slice(start, min(start + BATCH, own.stop))).to(device)
             # Stored pictures have their channels innermost; permute alone hands them over in that layout.
             features.append(encoder(pictures.permute(0, 3, 1, 2).float() / 255))

@@ -1,0 +1,149 @@
+"""Run by torchrun in two processes, and alone: the same work either way, written to a file for a test to compare.
+
+python tests/as_one.py WHAT FILE
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from simclr import distributed
+from simclr.augment import batched
+from simclr.augment.recipe import Recipe
+from simclr.batch import ViewBatch
+from simclr.data.datamodule import TwoViews
+from simclr.data.shapes import Shapes
+from simclr.evaluation.features import extract
+from simclr.launch import placement
+from simclr.methods.simclr import SimCLR
+from simclr.models.backbone import resnet18_encoder
+from simclr.models.batch_norm import synchronise_batch_norm
+from simclr.models.heads import ProjectionHead
+from simclr.optim.schedules import cosine
+
+Numbers = dict[str, Tensor]
+
+
+def numbers(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def simclr(micro_batch: int | None = None) -> SimCLR:
+    pl.seed_everything(0, verbose=False)
+    method = SimCLR(
+        backbone=resnet18_encoder("standard"),
+        head=ProjectionHead(512, 32, 16),
+        optimizer=torch.optim.Adam,
+        scheduler=lambda optimizer: cosine(optimizer, 6, 6),
+        temperature=0.07,
+        micro_batch=micro_batch,
+    )
+    synchronise_batch_norm(method, "cpu")
+    return method
+
+
+def own(whole: Tensor, dim: int) -> Tensor:
+    part = distributed.shard(whole.shape[dim])
+    return whole.narrow(dim, part.start, part.stop - part.start)
+
+
+def step_of(method: SimCLR) -> Numbers:
+    """Loss, gradient of every parameter and every running statistic after one step on eight pictures in float64."""
+    method.double()
+    network: nn.Module = _Loss(method)
+    if distributed.world_size() > 1:
+        network = DistributedDataParallel(network)
+    loss = network(own(numbers(0, 2, 8, 3, 32, 32), dim=1))
+    loss.backward()
+    gradients = {f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.grad is not None}
+    assert len(gradients) == 64
+    return {"loss": distributed.mean(loss)} | gradients | dict(method.named_buffers())
+
+
+class _Loss(nn.Module):
+    """What DistributedDataParallel wraps: its forward is the loss."""
+
+    def __init__(self, method: SimCLR) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, views: Tensor) -> Tensor:
+        return self.method.compute(ViewBatch(views))["loss"]
+
+
+def gradients() -> Numbers:
+    return step_of(simclr())
+
+
+def gradients_in_parts() -> Numbers:
+    """Batch norm in eval mode, as it has to be for parts to be exact."""
+    method = simclr(micro_batch=3)
+    for module in method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return step_of(method)
+
+
+def short_run() -> Numbers:
+    """Weights and buffers after six steps of Lightning's Trainer in float64, over two epochs of pictures."""
+    recipe = Recipe(
+        size=32,
+        crop_scale=[0.3, 1.0],
+        crop_ratio=[0.75, 1.33],
+        flip_p=0.5,
+        solarize_p=0.2,
+        solarize_threshold=128,
+        jitter_p=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        grayscale_p=0.2,
+        blur_kernel=3,
+        blur_sigma=[0.1, 1.0],
+    )
+    method = simclr()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        precision="64-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **({"devices": 1} | placement("auto")),
+    )
+
+    def augment(*arguments: Any) -> Tensor:
+        return batched.augment(*arguments).double()
+
+    trainer.fit(method, TwoViews(Shapes(24, 10, 32, seed=0), recipe, batch_size=8, seed=0, augment=augment))
+    assert trainer.global_step == 6
+    return method.state_dict()
+
+
+def features() -> Numbers:
+    """Of seven pictures, and of one, which leaves the second process without any."""
+    encoder = resnet18_encoder("standard")
+    encoder.load_state_dict(simclr().backbone.state_dict())
+    pictures = Shapes(7, 1, 32, seed=0).load()
+    assert pictures.val is not None
+    return {"train": extract(encoder, pictures.train, "cpu"), "val": extract(encoder, pictures.val, "cpu")}
+
+
+WORK: dict[str, Callable[[], Numbers]] = {
+    work.__name__: work for work in (gradients, gradients_in_parts, short_run, features)
+}
+
+if __name__ == "__main__":
+    _, what, file = sys.argv
+    with distributed.joined():
+        result = WORK[what]()
+        if distributed.rank() == 0:
+            torch.save(result, Path(file))
