@@ -33,12 +33,16 @@ def evaluate(config: DictConfig) -> float | None:
 
     quiet_libraries()
     (path, checkpoint), run_dir = locate(config.run, config.ckpt)
+    linear.check_grid(config.l2_grid)
+    knn.check_settings(**config.knn)
     device = torch.device(choose_accelerator("auto"))
     encoder = rebuild_encoder(checkpoint, trained=not config.untrained).to(device)
 
     train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
     if val is None or val.labels is None or train.labels is None:
         raise InputError("linear evaluation needs labelled training and validation pictures; choose others with data=")
+    if train.classes != val.classes:
+        raise InputError("training and validation pictures have other classes, so no classifier fits both; see data=")
     if config.limit_images is not None:
         train = train.first_of_shuffle(config.limit_images)
     cache, classes = run_dir / "features", len(train.classes)

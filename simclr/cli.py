@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from simclr import launch
 from simclr.errors import InputError, Refused
 from simclr.memory import keep_freed_memory
+from simclr.numbers import is_whole
 from simclr.requeue import Requeue
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -90,7 +91,7 @@ def check_numbers(config: DictConfig, least: dict[str, int]) -> None:
     """Raise InputError unless each key of `least` holds a whole number of at least that much, and below 2^32."""
     for key, low in least.items():
         value = config[key]
-        if not isinstance(value, int) or not low <= value < 2**32:
+        if not is_whole(value) or not low <= value < 2**32:
             raise InputError(f"{key}={value} is not usable; it is a whole number, {low} or more")
 
 
@@ -184,6 +185,7 @@ def quiet_libraries() -> None:
     for library in ("pytorch_lightning", "tensorboard"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
+    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # the log says which step is skipped
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 
 

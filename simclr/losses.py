@@ -42,7 +42,7 @@ def info_nce(embeddings: Tensor, temperature: float, chunk_logits: int = CHUNK_L
     """
     if embeddings.ndim != 3 or embeddings.shape[0] < 2:
         raise InputError(f"InfoNCE needs embeddings [views >= 2, pictures, dimension], got {list(embeddings.shape)}")
-    if not temperature > 0:
+    if not 0 < temperature < float("inf"):
         raise InputError(f"temperature must be greater than 0, got {temperature}; the recipe uses 0.07")
     views, pictures, _ = embeddings.shape
     # exp(1/0.07) is 1.6 million: half precision has neither the range nor the digits for these logits.

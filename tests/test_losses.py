@@ -1,6 +1,8 @@
 """InfoNCE against the paper's Algorithm 1 and against an independent library."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -89,3 +91,36 @@ def test_bad_input_is_named():
         info_nce(torch.ones(2, 2, 2), -1)
     with pytest.raises(InputError, match=r"got \[1, 2, 2\]"):
         info_nce(torch.ones(1, 2, 2), 0.1)
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 100, 14 * 3])
+def test_chunks_change_neither_value_nor_gradient_nor_rank(chunk_logits):
+    """One anchor at a time, several, and a number that does not divide the 14 anchors."""
+    whole = torch.randn(2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    parts = whole.detach().clone().requires_grad_()
+    expected, found = info_nce(whole, 0.07), info_nce(parts, 0.07, chunk_logits)
+    assert found.loss.item() == pytest.approx(algorithm_1(parts, 0.07), rel=1e-12)
+    assert torch.equal(found.rank, expected.rank)
+    (3 * expected.loss).backward()
+    (3 * found.loss).backward()
+    torch.testing.assert_close(parts.grad, whole.grad, rtol=0, atol=1e-12)
+
+
+def test_chunks_bound_the_memory():
+    """4,096 pictures have 268 MB of logits, and autograd keeps several copies; in chunks of 8 MB it is a tenth."""
+    grown = {}
+    for chunk_logits in (2**21, 2**30):
+        program = f"""
+import resource, torch
+from simclr.losses import info_nce
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+embeddings = torch.randn(2, 4096, 32, requires_grad=True)
+info_nce(embeddings[:, :64], 0.07, 2**12).loss.backward()
+before = peak()
+info_nce(embeddings, 0.07, {chunk_logits}).loss.backward()
+print(peak() - before)
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        grown[chunk_logits] = float(done.stdout)
+    assert grown[2**30] > 500
+    assert grown[2**21] < 100

@@ -16,6 +16,7 @@ from simclr import distributed
 from simclr.checkpoint import last_checkpoint, previous_checkpoint
 from simclr.errors import InputError
 from simclr.files import remove_unfinished, replacing, to_disk
+from simclr.numbers import is_finite
 from simclr.requeue import Requeue, on_sigterm
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, run_dir: Path, minutes: float, config: dict[str, Any], requeue_exit_code: int) -> None:
-        if not isinstance(minutes, int | float) or not minutes > 0:
+        if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
         self.minutes, self.config, self.requeue_exit_code = minutes, config, requeue_exit_code

@@ -16,6 +16,7 @@ from simclr.augment.recipe import Draws, Recipe
 from simclr.batch import PictureBatch, ViewBatch
 from simclr.data.store import ImageStore, Pictures
 from simclr.errors import InputError
+from simclr.numbers import is_whole
 from simclr.randomness import generator
 
 VIEWS = 2
@@ -102,7 +103,7 @@ class TwoViews(pl.LightningDataModule):
         augment: Callable[[Tensor, Draws, Recipe], Tensor] = batched.augment,
     ) -> None:
         super().__init__()
-        if batch_size < 2:
+        if not is_whole(batch_size) or batch_size < 2:
             raise InputError(f"batch_size={batch_size} leaves no negatives to contrast with; use 2 or more")
         processes = distributed.world_size()
         if batch_size % processes:

@@ -21,6 +21,7 @@ from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
 from simclr.data.archive import Archive, shown
 from simclr.data.decode import decoded_batches
 from simclr.errors import InputError
+from simclr.files import to_disk
 from simclr.numbers import is_whole
 
 log = logging.getLogger(__name__)
@@ -233,6 +234,8 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
                 small.append(values)
         meta = {"fingerprint": fingerprint, "classes": plan.classes, "splits": counts}
         (building / "meta.json").write_text(json.dumps(meta | {"digest": _digest(meta, small)}))
+        for path in building.iterdir():
+            to_disk(path)  # a power loss after the renaming must not leave pages of zeros, which nothing would notice
         if folder.exists():
             log.info("Replacing %s, which is damaged or of other pictures.", shown(folder))
             shutil.rmtree(folder)

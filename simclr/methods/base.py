@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from simclr import distributed
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
+from simclr.numbers import is_finite
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
@@ -90,7 +91,10 @@ class Method(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         try:
             optimizer = self.make_optimizer(self.parameters())
-        except ValueError as error:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            if not all(is_finite(rate) for rate in rates):
+                raise ValueError(f"a learning rate of {rates[0]} is not usable")
+        except (TypeError, ValueError) as error:
             raise InputError(f"optimizer: {error}") from error
         # trainer.estimated_stepping_batches is not for here: it would set the loader up before Lightning restores its
         # place, and a resumed run would see the epoch's first batches again.

@@ -13,6 +13,7 @@ from simclr.errors import InputError
 from simclr.losses import info_nce, top_k
 from simclr.methods.base import Method
 from simclr.methods.gradient_cache import embed_in_parts
+from simclr.numbers import is_finite, is_whole
 
 
 class SimCLR(Method):
@@ -26,9 +27,9 @@ class SimCLR(Method):
 
     def __init__(self, head: nn.Module, temperature: float, micro_batch: int | None = None, **base: Any) -> None:
         super().__init__(**base)
-        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        if not is_finite(temperature) or not temperature > 0:
             raise InputError(f"temperature={temperature} is not usable; it is a number greater than 0 (recipe: 0.07)")
-        if micro_batch is not None and (not isinstance(micro_batch, int) or micro_batch < 1):
+        if micro_batch is not None and (not is_whole(micro_batch) or micro_batch < 1):
             raise InputError(
                 f"method.micro_batch={micro_batch} is not usable; write a whole number, 1 or more, or null"
             )
