@@ -25,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each value (3)")
     parser.add_argument("--steps", type=int, default=5, help="steps that count in each turn (5)")
+    parser.add_argument("--warm", type=int, default=2, help="steps before them (2)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options, overrides = parser.parse_known_args()
     varied = next((one for one in overrides if "," in one and "[" not in one), None)
@@ -40,7 +41,7 @@ def main() -> None:
     with taking_turns({value: pre_training(own) for value, own in each.items()}) as players:
         for _ in range(options.rounds):
             for value, player in players.items():
-                turns[value].append(give(player, Turn(warm=2, steps=options.steps, split=2)))
+                turns[value].append(give(player, Turn(options.warm, options.steps, split=options.warm)))
 
     print(f"| {key} | ms an image | images/s | " + " | ".join(f"{name}, ms" for name in STAGES) + " | memory, GB |")
     print("|---" * (4 + len(STAGES)) + "|")

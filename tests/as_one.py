@@ -1,10 +1,9 @@
 """Run by torchrun in two processes, and alone: the same work either way, written to a file for a test to compare.
 
-python tests/as_one.py WHAT FILE
+python tests/as_one.py FILE
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +136,10 @@ def features() -> Numbers:
     return {"train": extract(encoder, pictures.train, "cpu"), "val": extract(encoder, pictures.val, "cpu")}
 
 
-WORK: dict[str, Callable[[], Numbers]] = {
-    work.__name__: work for work in (gradients, gradients_in_parts, short_run, features)
-}
+WORK = (gradients, gradients_in_parts, short_run, features)
 
 if __name__ == "__main__":
-    _, what, file = sys.argv
     with distributed.joined():
-        result = WORK[what]()
+        results = {work.__name__: work() for work in WORK}
         if distributed.rank() == 0:
-            torch.save(result, Path(file))
+            torch.save(results, Path(sys.argv[1]))

@@ -41,5 +41,14 @@ def test_augment_and_convolutions_print_their_tables(run, tmp_path):
     run("benchmarks/augment.py", "--pictures", 8, "--seconds", 0.01, "--json", figures, *SMALL)
     engines = json.loads(figures.read_text())["milliseconds_a_view"]["engines"]
     assert {"batched", "torchvision transforms.v2 on tensors"} <= engines.keys()
+    run("benchmarks/contrastive.py", "--batches", "8,16", "--json", tmp_path / "contrastive.json")
+    assert json.loads((tmp_path / "contrastive.json").read_text())["batches"].keys() == {"8", "16"}
     table = run("benchmarks/convolutions.py", "--views", 8, "--seconds", 0.01).stdout
     assert "3×3 /1  2×2×512 to 2×2×512" in table
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_if_never_killed(run, tmp_path):
+    done = run("benchmarks/kill_test.py", "--kills", 2, "--seed", 3, "--json", tmp_path / "figures.json")
+    assert "2 of 2 ended as if never killed." in done.stdout
+    assert len(json.loads((tmp_path / "figures.json").read_text())["kills"]) == 2

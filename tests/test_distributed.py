@@ -18,24 +18,32 @@ TWO = ("trainer=ddp", "trainer.devices=2")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def result_of(what: str, tmp_path, processes: int) -> dict[str, torch.Tensor]:
-    script, file = str(REPOSITORY / "tests" / "as_one.py"), tmp_path / f"{processes}.pt"
-    starter = TORCHRUN if processes == 2 else (sys.executable,)
-    paths = {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [*starter, script, what, str(file)], env=environment() | paths, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    return torch.load(file, weights_only=True)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[int, dict[str, dict[str, torch.Tensor]]]:
+    """What tests/as_one.py computes in one process and in two."""
+    script, folder = str(REPOSITORY / "tests" / "as_one.py"), tmp_path_factory.mktemp("as_one")
+    found = {}
+    for processes, starter in ((1, (sys.executable,)), (2, TORCHRUN)):
+        file = folder / f"{processes}.pt"
+        done = subprocess.run(
+            [*starter, script, str(file)],
+            env=environment() | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        found[processes] = torch.load(file, weights_only=True)
+    return found
 
 
 @pytest.mark.parametrize(
     ("what", "tolerance"),
     [("gradients", 1e-10), ("gradients_in_parts", 1e-10), ("short_run", 1e-10), ("features", 1e-4)],
 )
-def test_two_processes_compute_what_one_does(tmp_path, what, tolerance):
+def test_two_processes_compute_what_one_does(results, what, tolerance):
     """float64: the loss, every parameter's gradient and batch norm's statistics of a step; the weights of a run."""
-    two, one = (result_of(what, tmp_path, processes) for processes in (2, 1))
+    two, one = (results[processes][what] for processes in (2, 1))
     assert two.keys() == one.keys()
     for name, expected in one.items():
         torch.testing.assert_close(two[name], expected, rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
@@ -56,6 +64,7 @@ def test_a_command_starts_its_processes_and_leaves_one_run(run: Run, tmp_path, f
     assert two["val/knn_top1"][0][1] == pytest.approx(one["val/knn_top1"][0][1], abs=5)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_runs_with_several_processes(run: Run, tmp_path):
     run("train.py", "-m", *TINY_RUN, *TWO, "seed=1,2", "epochs=1", "callbacks.online_knn=null")
     runs = [path for path in (tmp_path / "multirun" / "grid").iterdir() if path.is_dir()]
@@ -163,6 +172,7 @@ def test_processes_of_torchrun_without_ddp_are_refused(tmp_path):
     assert not list(tmp_path.glob("outputs/*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_whatever_wrote_them(run: Run, tmp_path, finished):
     """A run of two processes goes on from the checkpoint of one."""
     path = last_checkpoint(only_run(finished / "outputs"))

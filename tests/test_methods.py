@@ -128,6 +128,7 @@ def test_a_loss_that_is_not_finite_stops_before_weights_are_touched():
     assert len(method.seen) == 4
 
 
+@pytest.mark.slow
 def test_the_command_names_step_rate_and_last_good_checkpoint(run: Run, tmp_path):
     overrides = (*TINY_RUN, "optimizer.lr=1e30", "checkpoint_minutes=1e-6", "callbacks.online_knn=null")
     done = run("train.py", *overrides, check=False)
@@ -145,6 +146,7 @@ def test_the_policy_is_one_of_two():
         SimCLR(**arguments(on_nan="ignore"))
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_too_small_is_told_what_helps(tmp_path):
     """10 GB of address space, for a batch whose activations need more."""
     limit = 10 * 2**30

@@ -123,6 +123,7 @@ def test_sigterm_saves_and_asks_to_be_requeued(tmp_path, undisturbed):
     assert_equal(only_run(tmp_path / "outputs"), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(tmp_path, undisturbed):
     """No file may grow beyond 60 MB, which is less than a checkpoint; then there is room again."""
     limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000_000, 60_000_000))}
@@ -162,6 +163,7 @@ def test_resume_never_starts_over(finished, tmp_path, run):
     assert all(torch.equal(old[name], new[name]) for name in old)  # the same command, the same weights
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_an_epochs_end_equals_one_that_never_stopped(run, tmp_path):
     # A schedule that does not depend on the length of the run, so that one epoch is the beginning of two.
     overrides = (*TINY_RUN, "scheduler=study", "callbacks.online_knn=null")
