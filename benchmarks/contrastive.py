@@ -25,7 +25,7 @@ FEATURES = 128  # the recipe's embeddings
 WAYS = {"all at once": 2**62, "in chunks": CHUNK_LOGITS}
 
 
-def measure(batch: int, chunk_logits: int, device: torch.device) -> dict[str, float]:
+def cost(batch: int, chunk_logits: int, device: torch.device) -> dict[str, float]:
     """Seconds, and GB beyond what was there before (the GPU's, or this process's)."""
     embeddings = torch.randn(2, batch, FEATURES, device=device, requires_grad=True)
 
@@ -54,7 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(choose_accelerator("auto"))
     if options.one:
-        print(json.dumps(measure(*options.one, device)))
+        batch, chunk_logits = options.one
+        print(json.dumps(cost(batch, chunk_logits, device)))
         return
     print(machine(device), "\n")
     print("| batch | " + " | ".join(f"{way}, ms | GB" for way in WAYS) + " |")

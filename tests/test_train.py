@@ -71,6 +71,35 @@ def test_bad_values_end_with_one_line(run: Run, override, said):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("batch_size=1,65,true,7.5", ["a whole number, 2 or more", "batch_size=65 is larger than", "=True", "=7.5"]),
+        ("optimizer.lr=nan,inf,abc,null", ["optimizer: "] * 4),
+        (
+            "temperature=0,nan,inf,true,hot",
+            ["temperature=0 is not", "=nan is", "=inf is", "=True is", "=hot is"],
+        ),
+        ("augmentation.blur_kernel=33,2,nan", ["views are only 16 pixels wide", "odd and positive", "blur_kernel=nan"]),
+        ("epochs=0,-1,0.5,nan", ["epochs=0 ", "epochs=-1 ", "epochs=0.5 ", "epochs=nan "]),
+        ("limit_images=0,-5,abc,8", ["=0 is", "=-5 is", "=abc is", "number of training pictures, 8"]),
+        ("checkpoint_minutes=0,nan,never", [f"checkpoint_minutes={value} is" for value in (0, "nan", "never")]),
+        ("data.train_count=0,1.5", ["data.train_count=0 is", "data.train_count=1.5 is"]),
+        ("on_nan=hide,null", ["on_nan=hide is not known", "on_nan=None is not known"]),
+    ],
+)
+def test_every_value_out_of_range_gets_a_line_and_trains_nothing(run: Run, tmp_path, override, said):
+    done = run("train.py", "-m", *TINY_RUN, override, check=False)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == override.count(",") + 2  # one each, and the sweep's own
+    for line, part in zip(lines, said, strict=False):
+        assert part in line
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("multirun/grid/*/checkpoints"))
+
+
 def test_a_value_that_has_to_be_given(run: Run):
     done = run("train.py", "data=image_folder", check=False)
     assert done.returncode == 1

@@ -1,0 +1,90 @@
+"""When the last checkpoint is written, and when it is not."""
+
+import time
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from simclr.callbacks.last_checkpoint import LastCheckpoint
+from simclr.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
+from simclr.data.datamodule import TwoViews
+from simclr.data.shapes import Shapes
+from simclr.errors import InputError
+from simclr.methods.simclr import SimCLR
+from simclr.optim.schedules import cosine
+from tests.test_augment import RECIPE
+
+
+def fit(run_dir, minutes: float, watcher: Callback, epochs: int = 1) -> None:
+    """Eight steps an epoch of a network of two layers."""
+    method = SimCLR(
+        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8)),  # type: ignore[arg-type]
+        head=nn.Linear(8, 4),
+        optimizer=torch.optim.Adam,
+        scheduler=lambda optimizer: cosine(optimizer, 16, 8),
+        temperature=0.1,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[watcher, LastCheckpoint(run_dir, minutes, {"batch_size": 8}, requeue_exit_code=75)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(method, TwoViews(Shapes(64, 10, 64, seed=0), RECIPE, batch_size=8, seed=0))
+
+
+class Watch(Callback):
+    """Before each step, the step of the last checkpoint and its age in seconds."""
+
+    def __init__(self, run_dir) -> None:
+        self.path = last_checkpoint(run_dir)
+        self.seen: list[tuple[int | None, float]] = []
+        self.began = time.time()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        time.sleep(0.1)
+        saved = load_checkpoint(self.path)["global_step"] if self.path.exists() else None
+        self.seen.append((saved, time.time() - (self.path.stat().st_mtime if saved is not None else self.began)))
+
+
+def test_a_kill_costs_at_most_the_minutes_and_a_step(tmp_path):
+    watch = Watch(tmp_path)
+    fit(tmp_path, minutes=0.25 / 60, watcher=watch)
+    steps = [saved for saved, _ in watch.seen if saved is not None]
+    assert 1 <= len(set(steps)) <= 4  # not at every step
+    assert max(age for _, age in watch.seen) < 0.25 + 1.0
+    assert load_checkpoint(last_checkpoint(tmp_path))["global_step"] == 8
+
+
+def test_an_epochs_end_is_always_saved_and_the_one_before_kept(tmp_path):
+    fit(tmp_path, minutes=60, watcher=Watch(tmp_path), epochs=2)
+    kept = [load_checkpoint(path(tmp_path))["global_step"] for path in (previous_checkpoint, last_checkpoint)]
+    assert kept == [8, 16]
+
+
+class Ruin(Callback):
+    """Weights that a step has made infinite, its loss having been finite."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step == 4:
+            next(pl_module.parameters()).data.fill_(torch.inf)
+
+
+def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 4"):
+        fit(tmp_path, minutes=1e-9, watcher=Ruin())
+    checkpoint = load_checkpoint(last_checkpoint(tmp_path))
+    assert checkpoint["global_step"] == 3
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5"])
+def test_minutes_are_a_number_above_zero(tmp_path, minutes):
+    with pytest.raises(InputError, match="checkpoint_minutes="):
+        LastCheckpoint(tmp_path, minutes, {}, 75)
