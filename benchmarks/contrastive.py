@@ -18,6 +18,7 @@ import torch
 
 from measure import alternate, finished, machine
 from simclr.losses import CHUNK_LOGITS, info_nce
+from simclr.memory import keep_freed_memory
 from simclr.precision import choose_accelerator
 from simclr.results import provenance, write_json
 
@@ -27,6 +28,7 @@ WAYS = {"all at once": 2**62, "in chunks": CHUNK_LOGITS}
 
 def cost(batch: int, chunk_logits: int, device: torch.device) -> dict[str, float]:
     """Seconds, and GB beyond what was there before (the GPU's, or this process's)."""
+    keep_freed_memory()  # as train.py does
     embeddings = torch.randn(2, batch, FEATURES, device=device, requires_grad=True)
 
     def step() -> None:

@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from simclr import distributed
 from simclr.errors import InputError
 
-# Logits that are held at once: 128 MB in float32. A batch of 256 needs 2 MB, so it is computed in one piece.
-CHUNK_LOGITS = 2**25
+# Logits that are held at once: 16 MB in float32. Up to a batch of 1,024 that is all of them; beyond, larger chunks are
+# no faster (benchmarks/contrastive.py).
+CHUNK_LOGITS = 2**22
 
 
 class InfoNCE(NamedTuple):

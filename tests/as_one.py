@@ -4,6 +4,7 @@ python tests/as_one.py FILE
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,24 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def simclr(micro_batch: int | None = None) -> SimCLR:
+class OneBadPicture(SimCLR):
+    """In the third step the last picture of the batch, which only the last process sees, is not a number."""
+
+    def compute(self, batch: ViewBatch) -> Mapping[str, Tensor]:
+        if self.global_step == 2 and distributed.rank() == distributed.world_size() - 1:
+            batch.views[:, -1] = torch.nan
+        return super().compute(batch)
+
+
+def simclr(kind: type[SimCLR] = SimCLR, **options: Any) -> SimCLR:
     pl.seed_everything(0, verbose=False)
-    method = SimCLR(
+    method = kind(
         backbone=resnet18_encoder("standard"),
         head=ProjectionHead(512, 32, 16),
         optimizer=torch.optim.Adam,
         scheduler=lambda optimizer: cosine(optimizer, 6, 6),
         temperature=0.07,
-        micro_batch=micro_batch,
+        **options,
     )
     synchronise_batch_norm(method, "cpu")
     return method
@@ -90,7 +100,18 @@ def gradients_in_parts() -> Numbers:
 
 
 def short_run() -> Numbers:
-    """Weights and buffers after six steps of Lightning's Trainer in float64, over two epochs of pictures."""
+    return after_six_steps(simclr())
+
+
+def skipped_step() -> Numbers:
+    method = simclr(OneBadPicture, on_nan="skip")
+    weights = after_six_steps(method)
+    assert method.skipped_steps == 1
+    return weights
+
+
+def after_six_steps(method: SimCLR) -> Numbers:
+    """Weights and buffers after two epochs of pictures with Lightning's Trainer in float64."""
     recipe = Recipe(
         size=32,
         crop_scale=[0.3, 1.0],
@@ -107,7 +128,6 @@ def short_run() -> Numbers:
         blur_kernel=3,
         blur_sigma=[0.1, 1.0],
     )
-    method = simclr()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -136,7 +156,7 @@ def features() -> Numbers:
     return {"train": extract(encoder, pictures.train, "cpu"), "val": extract(encoder, pictures.val, "cpu")}
 
 
-WORK = (gradients, gradients_in_parts, short_run, features)
+WORK = (gradients, gradients_in_parts, short_run, skipped_step, features)
 
 if __name__ == "__main__":
     with distributed.joined():

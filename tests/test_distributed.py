@@ -39,7 +39,13 @@ def results(tmp_path_factory) -> dict[int, dict[str, dict[str, torch.Tensor]]]:
 
 @pytest.mark.parametrize(
     ("what", "tolerance"),
-    [("gradients", 1e-10), ("gradients_in_parts", 1e-10), ("short_run", 1e-10), ("features", 1e-4)],
+    [
+        ("gradients", 1e-10),
+        ("gradients_in_parts", 1e-10),
+        ("short_run", 1e-10),
+        ("skipped_step", 1e-10),
+        ("features", 1e-4),
+    ],
 )
 def test_two_processes_compute_what_one_does(results, what, tolerance):
     """float64: the loss, every parameter's gradient and batch norm's statistics of a step; the weights of a run."""

@@ -22,7 +22,7 @@ from tests.test_augment import RECIPE
 def fit(run_dir, minutes: float, watcher: Callback, epochs: int = 1) -> None:
     """Eight steps an epoch of a network of two layers."""
     method = SimCLR(
-        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8)),  # type: ignore[arg-type]
+        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8)),
         head=nn.Linear(8, 4),
         optimizer=torch.optim.Adam,
         scheduler=lambda optimizer: cosine(optimizer, 16, 8),
