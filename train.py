@@ -12,10 +12,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from simclr.cli import as_dict, build, check_numbers, clear_errors, quiet_libraries, run_command
+from simclr.cli import as_dict, build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
 from simclr.requeue import requeue_on_sigterm
 from simclr.run_directory import claimed
+
+LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,9 @@ def train(config: DictConfig) -> float | None:
     from simclr import distributed
     from simclr.augment import batched
     from simclr.callbacks.health import Health
-    from simclr.callbacks.last_checkpoint import LastCheckpoint
+    from simclr.callbacks.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
     from simclr.callbacks.run_metrics import RunMetrics
-    from simclr.checkpoint import check_fits, export_backbone, resume_point
+    from simclr.checkpoint import export_backbone
     from simclr.data.datamodule import TwoViews
     from simclr.launch import placement
     from simclr.models.backbone import compile_in_place
@@ -78,26 +80,28 @@ def train(config: DictConfig) -> float | None:
     )
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
-    resume, step = None, 0
-    if distributed.rank() == 0 and (found := resume_point(run_dir, str(config.resume))) is not None:
-        check_fits(found, as_dict(config), total_steps=config.epochs * steps)
-        resume, step = found.path, found.content["global_step"]
-        log.info("Going on from %s, step %d.", resume, step)
-    resume, step = distributed.from_first((resume, step))
+    first = distributed.rank() == 0
+    resume, step = distributed.from_first(starting_point(run_dir, config, config.epochs * steps) if first else None)
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    measure = RunMetrics(run_dir, precision, config.batch_size)
-    keep = LastCheckpoint(run_dir, config.checkpoint_minutes, as_dict(config), config.requeue_exit_code)
+    stop, measure = StopRequest(), RunMetrics(run_dir, precision, config.batch_size)
+    keep = LastCheckpoint(run_dir, config.checkpoint_minutes, as_dict(config), stop, config.requeue_exit_code)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
-        **placement(config.trainer.devices),
+        **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=build(config.logger, save_dir=run_dir, purge_step=step),
-        callbacks=[measure, Health(), keep, *(build(one) for one in config.callbacks.values() if one is not None)],
+        callbacks=[
+            stop,
+            measure,
+            Health(),
+            keep,
+            *(build(one) for one in config.callbacks.values() if one is not None),
+        ],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
     )
-    if distributed.rank() == 0:
+    if first:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
@@ -105,7 +109,7 @@ def train(config: DictConfig) -> float | None:
         trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except FloatingPointError as error:
         raise InputError(f"{error}; {keep.advice()}") from error
-    if distributed.rank() > 0:
+    if not first:
         return None
 
     export_backbone(method.backbone, run_dir / "backbone.safetensors")
@@ -115,6 +119,19 @@ def train(config: DictConfig) -> float | None:
     return metrics.get("val/knn_top1")
 
 
+def starting_point(run_dir: Path, config: DictConfig, total_steps: int) -> tuple[Path | None, int]:
+    """The checkpoint to go on from, None for none, and its step."""
+    from simclr.checkpoint import check_fits, resume_point
+
+    found = resume_point(run_dir, str(config.resume))
+    if found is None:
+        return None, 0
+    check_fits(found, as_dict(config), total_steps)
+    step = found.content["global_step"]
+    log.info("Going on from %s, step %d.", found.path, step)
+    return found.path, step
+
+
 def last_accuracy(run_dir: Path) -> float | None:
     """The k-NN accuracy in a finished run's metrics.json (per cent)."""
     return json.loads((run_dir / "metrics.json").read_text()).get("val/knn_top1")
@@ -122,9 +139,13 @@ def last_accuracy(run_dir: Path) -> float | None:
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
-    with clear_errors(), requeue_on_sigterm(config.requeue_exit_code):
-        optional = {} if config.limit_images is None else {"limit_images": 1}
-        check_numbers(config, {"epochs": 1, "batch_size": 2, "seed": 0, "requeue_exit_code": 1} | optional)
+    with clear_errors(LESS_MEMORY), requeue_on_sigterm(config.requeue_exit_code):
+        check_number(config, "epochs", 1)
+        check_number(config, "batch_size", 2)
+        check_number(config, "seed", 0)
+        check_number(config, "requeue_exit_code", 2, 255)  # 1 is an error's
+        if config.limit_images is not None:
+            check_number(config, "limit_images", 1)
         run_dir = Path(HydraConfig.get().runtime.output_dir)
 
         from simclr import distributed, launch

@@ -107,7 +107,7 @@ def saved_step(folder: Path) -> int | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, choices=range(1, 21), help="runs to kill (20)")
+    parser.add_argument("--kills", type=int, default=20, choices=range(1, 21), help="runs to kill, 20 at most (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options, given = parser.parse_known_args()
@@ -117,21 +117,26 @@ def main() -> None:
     print(machine(device), *overrides, "\n")
 
     moments = random.Random(options.seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         finish(start(Path(folder, "whole"), overrides))
         duration = time.monotonic() - began
         whole = outcome(Path(folder, "whole"))
         print("| killed after, s | by | goes on from step | as if never killed |", "|---|---|---|---|", sep="\n")
-        for number in range(options.kills):
-            own = Path(folder, str(number))
+        while len(rows) < options.kills:
+            own = Path(folder, str(moments.random()))
+            how = (signal.SIGKILL, signal.SIGTERM)[len(rows) % 2]
             process = start(own, overrides)
             moment = moments.uniform(0, duration)
             time.sleep(moment)
-            how = (signal.SIGKILL, signal.SIGTERM)[number % 2]
             process.send_signal(how)
-            process.communicate()
+            said, _ = process.communicate()
+            if process.returncode == 0:
+                continue  # it was over before
+            # Before Python listens to it, SIGTERM kills as SIGKILL does.
+            if process.returncode not in (-how, 75 if how == signal.SIGTERM else -how):
+                raise SystemExit(f"error: after {how.name} a run ended with {process.returncode}:\n{said}")
             step = saved_step(own)
             finish(start(own, overrides))
             identical = equal(outcome(own), whole)

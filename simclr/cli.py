@@ -87,12 +87,12 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         raise
 
 
-def check_numbers(config: DictConfig, least: dict[str, int]) -> None:
-    """Raise InputError unless each key of `least` holds a whole number of at least that much, and below 2^32."""
-    for key, low in least.items():
-        value = config[key]
-        if not is_whole(value) or not low <= value < 2**32:
-            raise InputError(f"{key}={value} is not usable; it is a whole number, {low} or more")
+def check_number(config: DictConfig, key: str, low: int, high: int = 2**32 - 1) -> None:
+    """Raise InputError unless `key` holds a whole number from `low` to `high`."""
+    value = config[key]
+    if not is_whole(value) or not low <= value <= high:
+        bound = f"{low} or more" if high == 2**32 - 1 else f"{low} to {high}"
+        raise InputError(f"{key}={value} is not usable; it is a whole number, {bound}")
 
 
 class ConsoleHandler(logging.StreamHandler):
@@ -135,9 +135,10 @@ _refused_in_sweep: list[str] = []
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
+def clear_errors(needs_less_memory: str) -> Iterator[None]:
     """Turn an InputError, a full disk and a lack of memory into one line and exit status 1; bugs keep their traceback.
 
+    needs_less_memory: what to do where there is too little.
     In a sweep the other jobs still run, and the command's exit status is 1 at the end.
     """
     try:
@@ -147,7 +148,7 @@ def clear_errors() -> Iterator[None]:
         pass  # it has been printed
     except Exception as error:
         if launch.first_to_fail():
-            message = _for_the_user(error)
+            message = _for_the_user(error, needs_less_memory)
             if message is None:
                 raise
             print(f"error: {message}", file=sys.stderr, flush=True)
@@ -156,7 +157,7 @@ def clear_errors() -> Iterator[None]:
     _refused_in_sweep.append(HydraConfig.get().runtime.output_dir)
 
 
-def _for_the_user(error: Exception) -> str | None:
+def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
     """One sentence for what a person can mend; None for a bug."""
     if isinstance(error, InputError):
         return str(error)
@@ -169,11 +170,10 @@ def _for_the_user(error: Exception) -> str | None:
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
     ):
-        return (
-            f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); use a smaller batch_size, or "
-            "keep it and set method.micro_batch=64"
-        )
-    if launch.started_by_torchrun() and re.search("Connection (closed|reset) by peer|NCCL", str(error)):
+        return f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); {needs_less_memory}"
+    if launch.started_by_torchrun() and re.search(
+        "Connection (closed|reset) by peer|remote process exited", str(error)
+    ):
         return "another process has ended, and the connection to it is lost; its own error says why"
     return None
 
@@ -185,7 +185,6 @@ def quiet_libraries() -> None:
     for library in ("pytorch_lightning", "tensorboard"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
-    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # the log says which step is skipped
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 
 

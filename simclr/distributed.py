@@ -5,8 +5,11 @@ Every process works on its part of a batch. What the processes exchange comes ba
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 def rank() -> int:
@@ -38,6 +43,8 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not dist.is_torchelastic_launched():
         yield
         return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # the end of torchrun's agent, too, is the end of all
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -50,7 +57,6 @@ def joined() -> Iterator[None]:
     if rank() > 0:
         logging.disable(logging.WARNING)
     yield
-    dist.barrier()
     dist.destroy_process_group()
 
 
@@ -84,7 +90,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total[rank()]
 

@@ -34,17 +34,23 @@ def replacing(path: Path) -> Iterator[Path]:
             unfinished.unlink()
 
 
-def remove_unfinished(path: Path) -> None:
-    """Delete what killed writers of `path` left beside it. Only for a caller that is its one writer."""
-    for leftover in path.parent.glob(f"{path.name}.*.part"):
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed writers have left in `folder`. Only for a caller that is the one who writes there."""
+    for leftover in folder.glob("*.part"):
         leftover.unlink(missing_ok=True)
 
 
 def to_disk(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, has left the system's memory for the disk."""
-    if path.is_dir() and os.name != "posix":
-        return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir():
+        with suppress(OSError):  # not every system and file system opens folders
+            _sync(path, os.O_RDONLY)
+    else:
+        _sync(path, os.O_RDWR)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

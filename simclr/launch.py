@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from simclr.errors import InputError, Refused
 from simclr.requeue import Requeue
@@ -57,6 +58,11 @@ def processes_here(devices: Any, accelerator: str, strategy: str, **_: Any) -> i
         raise InputError(f"trainer.devices={devices} is not usable; write a number, auto, or a list of GPUs, as [0,1]")
     if started_by_torchrun():
         started, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if total > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise InputError(
+                f"torchrun has started {total} processes, which a sweep cannot share; start it without torchrun: "
+                "python train.py -m trainer=ddp trainer.devices=N"
+            )
         if total > 1 and strategy != "ddp":
             raise InputError(f"torchrun has started {total} processes; add trainer=ddp, so that they train together")
         if devices not in ("auto", -1, "-1") and count != started:
@@ -72,16 +78,20 @@ def processes_here(devices: Any, accelerator: str, strategy: str, **_: Any) -> i
     return count
 
 
-def placement(devices: Any) -> dict[str, Any]:
-    """Trainer arguments by which Lightning trains in the processes that there are, or in this one alone."""
+def placement(devices: Any, plugins: Sequence[Any] = ()) -> dict[str, Any]:
+    """Trainer arguments by which Lightning trains in the processes that there are, or in this one alone.
+
+    plugins: further ones for the Trainer.
+    """
     from lightning_fabric.plugins.environments import LightningEnvironment
 
     here, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if started_by_torchrun() and everywhere > 1:
         listed = isinstance(devices, Sequence) and not isinstance(devices, str)
-        return {"strategy": "ddp", "devices": devices if listed else here, "num_nodes": everywhere // here}
+        several = {"devices": devices if listed else here, "num_nodes": everywhere // here}
+        return several | {"strategy": "ddp", "plugins": [*plugins]}
     # Inside SLURM, Lightning would otherwise answer its signals with checkpoints of its own.
-    alone = {"strategy": "auto", "plugins": [LightningEnvironment()]}
+    alone = {"strategy": "auto", "plugins": [*plugins, LightningEnvironment()]}
     return alone | ({"devices": 1} if devices in ("auto", -1, "-1") else {})
 
 
@@ -96,6 +106,8 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said below
+    # Saving, and k-NN at the end of an epoch, may take longer than the half minute that the agent would wait.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     # Processes that each take every core for themselves get in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
@@ -107,14 +119,15 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in handled}  # which the agent replaces
     try:
-        quoted = str(run_dir).replace("'", "\\'")
-        overrides = (*HydraConfig.get().overrides.task, f"hydra.run.dir='{quoted}'")
-        elastic_launch(config, sys.executable)(script, *overrides)
+        elastic_launch(config, sys.executable)(script, *_same_job(run_dir))
     except SignalException as stop:
         if stop.sigval == signal.SIGTERM:
             raise Requeue(requeue_exit_code) from None
-        raise KeyboardInterrupt from None
+        print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        raise SystemExit(128 + stop.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
@@ -124,3 +137,20 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
                 "the command to go on from the last checkpoint"
             ) from None
         raise (Requeue if failure.exitcode == requeue_exit_code else Refused)(failure.exitcode) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _same_job(run_dir: Path) -> list[str]:
+    """Command-line arguments that compose this Hydra job's configuration, in `run_dir`."""
+    hydra = HydraConfig.get()
+    arguments = ["--config-name", str(hydra.job.config_name)]
+    for source in hydra.runtime.config_sources:
+        flag = {"main": "--config-path", "command-line": "--config-dir"}.get(source.provider)
+        if flag is not None:
+            arguments += [flag, source.path]
+    fixed = ("hydra.run.dir=", "hydra.sweep.", "hydra.mode=")
+    arguments += [override for override in hydra.overrides.hydra if not override.startswith(fixed)]
+    quoted = str(run_dir).replace("'", "\\'")
+    return [*arguments, *hydra.overrides.task, f"hydra.run.dir='{quoted}'"]

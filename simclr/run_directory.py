@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr.cli import run_identity
 from simclr.errors import InputError
-from simclr.files import replacing
+from simclr.files import remove_unfinished, replacing
 
 
 @contextmanager
@@ -24,6 +24,8 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
     except Timeout:
         raise InputError(f"another process is training in {run_dir}; wait for it or stop it") from None
     try:
+        for folder in (run_dir, run_dir / "checkpoints"):
+            remove_unfinished(folder)
         stored = run_dir / "config.yaml"
         if stored.exists():
             other = OmegaConf.load(stored)

@@ -79,7 +79,7 @@ def test_a_sweep_of_runs_with_several_processes(run: Run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["SIGKILL to one of them", "SIGTERM to the command"])
+@pytest.mark.parametrize("how", ["SIGKILL to one of them", "SIGTERM to the command", "SIGKILL to the command"])
 def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, run: Run, how):
     """Within seconds, with its reason; and then alone or together, since the batch is the same."""
     overrides = (*TINY_RUN, *TWO, "data.train_count=640", "epochs=3", "callbacks.online_knn=null")
@@ -92,21 +92,19 @@ def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, 
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
-    if how.startswith("SIGKILL"):
-        workers[1].send_signal(signal.SIGKILL)
-    else:
-        process.send_signal(signal.SIGTERM)
+    name, receiver = how.split(" to ")
+    (process if receiver == "the command" else workers[1]).send_signal(signal.Signals[name])
     started = time.monotonic()
     text, _ = process.communicate(timeout=60)
     assert time.monotonic() - started < 30, text
     assert not any(worker.is_running() for worker in workers)
-    if how.startswith("SIGKILL"):
+    assert "Traceback" not in text
+    if receiver == "the command":
+        assert process.returncode == (75 if name == "SIGTERM" else -signal.SIGKILL), text
+        assert "SIGTERM: stopped at step" in text
+    else:
         assert process.returncode == 1
         assert "process 1 of 2 was killed by SIGKILL" in text
-        assert "Traceback" not in text
-    else:
-        assert process.returncode == 75, text
-        assert "SIGTERM: stopped at step" in text
     stopped_at = load_checkpoint(last_checkpoint(only_run(tmp_path / "outputs")))["global_step"]
     again = run("train.py", *overrides, "checkpoint_minutes=0.002")
     assert f"step {stopped_at}." in again.stdout

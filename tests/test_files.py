@@ -65,7 +65,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     writer.wait()
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
-    remove_unfinished(path)
+    remove_unfinished(tmp_path)
     assert [path] == list(tmp_path.iterdir())
 
 

@@ -1,6 +1,5 @@
 """When the last checkpoint is written, and when it is not."""
 
-import time
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from simclr.callbacks.last_checkpoint import LastCheckpoint
+from simclr.callbacks.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
 from simclr.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
 from simclr.data.datamodule import TwoViews
 from simclr.data.shapes import Shapes
@@ -19,7 +18,7 @@ from simclr.optim.schedules import cosine
 from tests.test_augment import RECIPE
 
 
-def fit(run_dir, minutes: float, watcher: Callback, epochs: int = 1) -> None:
+def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1) -> None:
     """Eight steps an epoch of a network of two layers."""
     method = SimCLR(
         backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8)),
@@ -32,38 +31,40 @@ def fit(run_dir, minutes: float, watcher: Callback, epochs: int = 1) -> None:
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
-        callbacks=[watcher, LastCheckpoint(run_dir, minutes, {"batch_size": 8}, requeue_exit_code=75)],
+        callbacks=[*watchers, LastCheckpoint(run_dir, minutes, {"batch_size": 8}, StopRequest(), requeue_exit_code=75)],
+        plugins=[WriteHere()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(method, TwoViews(Shapes(64, 10, 64, seed=0), RECIPE, batch_size=8, seed=0))
 
 
-class Watch(Callback):
-    """Before each step, the step of the last checkpoint and its age in seconds."""
+class Clock(Callback):
+    """Time for the callback under test, in which every step takes a minute; and the last step saved before each."""
 
     def __init__(self, run_dir) -> None:
+        self.now = 0.0
         self.path = last_checkpoint(run_dir)
-        self.seen: list[tuple[int | None, float]] = []
-        self.began = time.time()
+        self.saved: list[int] = []
+
+    def monotonic(self) -> float:
+        return self.now
 
     def on_train_batch_end(self, *_: Any) -> None:
-        time.sleep(0.1)
-        saved = load_checkpoint(self.path)["global_step"] if self.path.exists() else None
-        self.seen.append((saved, time.time() - (self.path.stat().st_mtime if saved is not None else self.began)))
+        self.now += 60
+        self.saved.append(load_checkpoint(self.path)["global_step"] if self.path.exists() else 0)
 
 
-def test_a_kill_costs_at_most_the_minutes_and_a_step(tmp_path):
-    watch = Watch(tmp_path)
-    fit(tmp_path, minutes=0.25 / 60, watcher=watch)
-    steps = [saved for saved, _ in watch.seen if saved is not None]
-    assert 1 <= len(set(steps)) <= 4  # not at every step
-    assert max(age for _, age in watch.seen) < 0.25 + 1.0
-    assert load_checkpoint(last_checkpoint(tmp_path))["global_step"] == 8
+def test_a_kill_costs_at_most_the_minutes(tmp_path, monkeypatch):
+    clock = Clock(tmp_path)
+    monkeypatch.setattr("simclr.callbacks.last_checkpoint.time", clock)
+    fit(tmp_path, 3, clock)
+    assert clock.saved == [0, 0, 0, 3, 3, 3, 6, 6]  # in the first to the eighth step
+    assert load_checkpoint(last_checkpoint(tmp_path))["global_step"] == 8  # an epoch's end
 
 
 def test_an_epochs_end_is_always_saved_and_the_one_before_kept(tmp_path):
-    fit(tmp_path, minutes=60, watcher=Watch(tmp_path), epochs=2)
+    fit(tmp_path, 60, epochs=2)
     kept = [load_checkpoint(path(tmp_path))["global_step"] for path in (previous_checkpoint, last_checkpoint)]
     assert kept == [8, 16]
 
@@ -78,7 +79,7 @@ class Ruin(Callback):
 
 def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="the weights are not finite at step 4"):
-        fit(tmp_path, minutes=1e-9, watcher=Ruin())
+        fit(tmp_path, 1e-9, Ruin())
     checkpoint = load_checkpoint(last_checkpoint(tmp_path))
     assert checkpoint["global_step"] == 3
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
@@ -87,4 +88,4 @@ def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path):
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5"])
 def test_minutes_are_a_number_above_zero(tmp_path, minutes):
     with pytest.raises(InputError, match="checkpoint_minutes="):
-        LastCheckpoint(tmp_path, minutes, {}, 75)
+        LastCheckpoint(tmp_path, minutes, {}, StopRequest(), 75)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from linear_eval import stored
 from simclr.checkpoint import last_checkpoint, load_checkpoint
+from simclr.errors import InputError
 from tests.conftest import Run, only_run, scalars
 
 
@@ -55,7 +57,23 @@ def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
     assert said in done.stderr
 
 
-def test_a_checkpoint_cannot_name_what_is_run(finished, run, tmp_path):
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"_target_": "os.mkdir", "path": "planted"},
+        {"_target_": "simclr.models.backbone.resnet18_encoder", "stem": {"_target_": "os.mkdir", "path": "planted"}},
+        {"_target_": "simclr.models.batch_norm.dist.os.mkdir", "path": "planted"},
+    ],
+)
+def test_a_checkpoint_cannot_name_what_is_run(finished, tmp_path, planted):
+    checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
+    assert stored(checkpoint, "backbone").stem == "standard"
+    checkpoint["config"]["backbone"] = planted
+    with pytest.raises(InputError, match=rf"the checkpoint's backbone is {planted['_target_']}"):
+        stored(checkpoint, "backbone")
+
+
+def test_a_checkpoint_that_names_other_code_ends_the_command(finished, run, tmp_path):
     checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
     checkpoint["config"]["backbone"] = {"_target_": "os.mkdir", "path": str(tmp_path / "planted")}
     torch.save(checkpoint, tmp_path / "evil.ckpt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -75,14 +76,12 @@ class Health(Callback):
             "wall_seconds": time.monotonic() - self.started_at,
             "memory_gb": self.process.memory_info().rss / 1e9,
         }
-        clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None  # not on every system
-        if clock is not None:
-            values["cpu_mhz"] = clock.current
+        with suppress(Exception):  # not every system tells, and each has its own way to say so
+            values["cpu_mhz"] = psutil.cpu_freq().current
         if device.type == "cuda":
-            values |= {
-                "gpu_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9,
-                "gpu_mhz": float(torch.cuda.clock_rate(device)),
-            }
+            values["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+            with suppress(Exception):
+                values["gpu_mhz"] = float(torch.cuda.clock_rate(device))
         return values
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from contextlib import ExitStack, nullcontext
@@ -10,63 +11,89 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from simclr import distributed
 from simclr.checkpoint import last_checkpoint, previous_checkpoint
 from simclr.errors import InputError
-from simclr.files import remove_unfinished, replacing, to_disk
+from simclr.files import replacing, to_disk
 from simclr.numbers import is_finite
 from simclr.requeue import Requeue, on_sigterm
 
 log = logging.getLogger(__name__)
 
 
+class StopRequest(Callback):
+    """Takes SIGTERM, from the start of training to its end, for a request that LastCheckpoint answers between steps.
+
+    It stands in place of Lightning's handler, which would talk to the other processes from within the signal; so it
+    comes before all callbacks that take their time.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self.until_the_end = ExitStack()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        def receive() -> None:
+            self.received = True
+
+        self.until_the_end.enter_context(on_sigterm(receive))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.until_the_end.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.until_the_end.close()
+
+
+class WriteHere(TorchCheckpointIO):
+    """Writes a checkpoint where it is to be; Lightning writes it to the system's temporary folder and then moves it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # torch's own writer hides why it failed
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
+
+
 class LastCheckpoint(Checkpoint):
-    """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where SIGTERM asks the run to go.
+    """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where `stop` asks the run to go.
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
-    requeue_exit_code: with what the command ends after a SIGTERM.
+    requeue_exit_code: with what the command ends when it was asked to go.
     The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
     power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
     FloatingPointError.
     """
 
-    def __init__(self, run_dir: Path, minutes: float, config: dict[str, Any], requeue_exit_code: int) -> None:
+    def __init__(
+        self, run_dir: Path, minutes: float, config: dict[str, Any], stop: StopRequest, requeue_exit_code: int
+    ) -> None:
         if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
-        self.minutes, self.config, self.requeue_exit_code = minutes, config, requeue_exit_code
+        self.minutes, self.config, self.stop, self.requeue_exit_code = minutes, config, stop, requeue_exit_code
         self.saved_at = time.monotonic()
-        self.saved_step: int | None = None
-        self.stop_requested = False
+        self.saved_step, self.saved_in = 0, self.path
         self.last_is_whole = False
-        self.until_train_end = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A damaged file, which the run did not go on from, must not push out the good one before it.
         self.last_is_whole = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.path
-        if trainer.is_global_zero:
-            remove_unfinished(self.path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved_at = time.monotonic()
-        if trainer.global_step > 0:
-            self.saved_step = trainer.global_step  # what the run goes on from is on disk
-
-        def request() -> None:
-            self.stop_requested = True
-
-        # In place of Lightning's handler, which would talk to the other processes from within it.
-        self.until_train_end.enter_context(on_sigterm(request))
+        if trainer.ckpt_path is not None:  # what the run goes on from is on disk
+            self.saved_step, self.saved_in = trainer.global_step, Path(trainer.ckpt_path)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Between two steps, when the values of the one before are logged: at the end of a step they are not yet.
         late = time.monotonic() - self.saved_at >= self.minutes * 60
-        stop, save = distributed.any_of(self.stop_requested, late)
-        if (stop or save) and trainer.global_step != (self.saved_step or 0):
+        stop, save = distributed.any_of(self.stop.received, late)
+        if (stop or save) and trainer.global_step != self.saved_step:
             self._save(trainer)
         if stop:
             self._leave(trainer)
@@ -74,11 +101,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.until_train_end.close()
-
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.until_train_end.close()
         if isinstance(exception, KeyboardInterrupt):
             log.info("Interrupted at step %d; the same command goes on from the last checkpoint.", trainer.global_step)
 
@@ -117,11 +140,12 @@ class LastCheckpoint(Checkpoint):
                 to_disk(target)
                 self.path.replace(self.previous)
         self.last_is_whole = True
-        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        self.saved_at = time.monotonic()
+        self.saved_step, self.saved_in = trainer.global_step, self.path
 
     def advice(self) -> str:
         """What to do where numbers have gone wrong."""
-        kept = f"{self.path} holds step {self.saved_step}" if self.saved_step else "no checkpoint was written yet"
+        kept = f"{self.saved_in} holds step {self.saved_step}" if self.saved_step else "no checkpoint was written yet"
         return (
             f"the last good checkpoint: {kept}. A lower optimizer.lr, a higher temperature or precision=32 may help, "
             "in a new run or from there with resume=PATH"

@@ -46,23 +46,23 @@ class Method(pl.LightningModule):
         self.backbone, self.on_nan = backbone, on_nan
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.skipped_steps = self.skipped_in_a_row = 0
+        self.skipping = False
+        self.undo: list[tuple[Tensor, Tensor]] = []
 
     def compute(self, batch: Any) -> Mapping[str, Tensor]:
         """Scalars of one batch by name; "loss" is minimised, and every one is logged as train/<name>."""
         raise NotImplementedError
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        before = [buffer.clone() for buffer in self.buffers()] if self.on_nan == "skip" else []
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.undo = [(buffer, buffer.clone()) for buffer in self.buffers()] if self.on_nan == "skip" else []
         scalars = self.compute(batch)
         # Of several processes each has its part of the batch; what is logged, and judged, is the whole.
         means = distributed.mean(torch.stack([value.detach().float() for value in scalars.values()]))
         logged = dict(zip(scalars, means, strict=True))
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        finite = _is_finite(logged["loss"])
-        if not finite:
+        self.skipping = not logged["loss"].isfinite()  # a GPU is waited for here, once a step, after its forward pass
+        if self.skipping:
             self._count_skip(logged["loss"].item(), rate)
-            for buffer, value in zip(self.buffers(), before, strict=True):
-                buffer.copy_(value)
         else:
             self.skipped_in_a_row = 0
             # What is logged stays a tensor where it is: Lightning would move a plain number to the GPU, and read back
@@ -71,7 +71,20 @@ class Method(pl.LightningModule):
         self.log("train/lr", torch.tensor(rate))
         if self.on_nan == "skip":
             self.log("train/skipped_steps", torch.tensor(float(self.skipped_steps)))
-        return scalars["loss"] if finite else None  # without a loss, Lightning makes no step
+        return scalars["loss"]
+
+    def on_after_backward(self) -> None:
+        if not self.skipping:
+            return
+        # Backward has run, as it must in several processes, which share their gradients in it.
+        for parameter in self.parameters():
+            if self.trainer.precision == "16-mixed" and parameter.grad is not None:
+                parameter.grad.fill_(torch.nan)  # what the loss scaler sees, to leave the step out
+            else:
+                parameter.grad = None  # without gradients an optimiser changes nothing
+        with torch.no_grad():
+            for buffer, value in self.undo:
+                buffer.copy_(value)
 
     def _count_skip(self, loss: float, rate: float) -> None:
         self.skipped_steps, self.skipped_in_a_row = self.skipped_steps + 1, self.skipped_in_a_row + 1
@@ -102,14 +115,3 @@ class Method(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
         }
-
-
-def _is_finite(scalar: Tensor) -> bool:
-    """Whether it is; on a GPU this waits for the forward pass alone, not for what has been queued since."""
-    finite = scalar.isfinite()
-    if finite.device.type != "cuda":
-        return bool(finite)
-    here = torch.empty((), dtype=torch.bool, pin_memory=True)
-    here.copy_(finite, non_blocking=True)
-    torch.cuda.current_stream(finite.device).synchronize()
-    return bool(here)

@@ -30,10 +30,7 @@ def embed_in_parts(network: nn.Module, embed: Callable[[Tensor], Tensor], views:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _buffers_kept(network)
 
-    parts = [
-        checkpoint(embed, part, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        for part in views.split(pictures, dim=1)
-    ]
+    parts = [checkpoint(embed, part, use_reentrant=False, context_fn=contexts) for part in views.split(pictures, dim=1)]
     return torch.cat(parts, dim=1)
 
 
