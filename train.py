@@ -32,6 +32,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.callbacks.health import Health
     from simclr.callbacks.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
     from simclr.callbacks.run_metrics import RunMetrics
+    from simclr.callbacks.step_seed import StepSeed
     from simclr.checkpoint import export_backbone
     from simclr.data.datamodule import TwoViews
     from simclr.launch import placement
@@ -93,6 +94,7 @@ def train(config: DictConfig) -> float | None:
         logger=build(config.logger, save_dir=run_dir, purge_step=step),
         callbacks=[
             stop,
+            StepSeed(config.seed),
             measure,
             Health(),
             keep,

@@ -1,14 +1,16 @@
 """When the last checkpoint is written, and when it is not."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from simclr.callbacks.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
+from simclr.callbacks.step_seed import StepSeed
 from simclr.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
 from simclr.data.datamodule import TwoViews
 from simclr.data.shapes import Shapes
@@ -18,10 +20,11 @@ from simclr.optim.schedules import cosine
 from tests.test_augment import RECIPE
 
 
-def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1) -> None:
-    """Eight steps an epoch of a network of two layers."""
+def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1, resume: Path | None = None) -> dict[str, Tensor]:
+    """Eight steps an epoch of a network of two layers and a dropout; returns its weights."""
+    torch.manual_seed(0)
     method = SimCLR(
-        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8)),
+        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(48, 8)),
         head=nn.Linear(8, 4),
         optimizer=torch.optim.Adam,
         scheduler=lambda optimizer: cosine(optimizer, 16, 8),
@@ -31,12 +34,18 @@ def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1) -> None:
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
-        callbacks=[*watchers, LastCheckpoint(run_dir, minutes, {"batch_size": 8}, StopRequest(), requeue_exit_code=75)],
+        callbacks=[
+            *watchers,
+            StepSeed(0),
+            LastCheckpoint(run_dir, minutes, {"batch_size": 8}, StopRequest(), requeue_exit_code=75),
+        ],
         plugins=[WriteHere()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(method, TwoViews(Shapes(64, 10, 64, seed=0), RECIPE, batch_size=8, seed=0))
+    data = TwoViews(Shapes(64, 10, 64, seed=0), RECIPE, batch_size=8, seed=0)
+    trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+    return method.state_dict()
 
 
 class Clock(Callback):
@@ -83,6 +92,23 @@ def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path):
     checkpoint = load_checkpoint(last_checkpoint(tmp_path))
     assert checkpoint["global_step"] == 3
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 6:
+            raise ZeroDivisionError
+
+
+def test_a_network_with_dropout_goes_on_as_if_never_stopped(tmp_path):
+    whole = fit(tmp_path / "whole", 60)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "stopped", 1e-9, Stop())
+    last = last_checkpoint(tmp_path / "stopped")
+    assert load_checkpoint(last)["global_step"] == 5
+    torch.rand(7)  # a new process begins with other random numbers
+    resumed = fit(tmp_path / "stopped", 60, resume=last)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5"])
