@@ -156,7 +156,11 @@ def test_torchrun_shares_an_evaluation(tmp_path, finished):
             ["trainer=ddp", "trainer.devices=none"],
             "trainer.devices=none is not usable; write a number, auto, or a list",
         ),
-        (["trainer=ddp", "trainer.devices=3"], "batch_size=16 cannot be split over 3 processes; use a multiple of 3"),
+        pytest.param(
+            ["trainer=ddp", "trainer.devices=3"],
+            "batch_size=16 cannot be split over 3 processes; use a multiple of 3",
+            marks=pytest.mark.slow,
+        ),
         ([*TWO, "temperature=-1"], "temperature=-1 is not usable"),
     ],
 )

@@ -73,6 +73,7 @@ def test_a_checkpoint_cannot_name_what_is_run(finished, tmp_path, planted):
         stored(checkpoint, "backbone")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_names_other_code_ends_the_command(finished, run, tmp_path):
     checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
     checkpoint["config"]["backbone"] = {"_target_": "os.mkdir", "path": str(tmp_path / "planted")}

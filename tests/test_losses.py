@@ -107,6 +107,7 @@ def test_chunks_change_neither_value_nor_gradient_nor_rank(chunk_logits):
     torch.testing.assert_close(parts.grad, whole.grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_chunks_bound_the_memory():
     """4,096 pictures have 268 MB of logits, and autograd keeps several copies; in chunks of 8 MB it is a tenth."""
     grown = {}

@@ -106,6 +106,7 @@ def test_a_value_that_has_to_be_given(run: Run):
     assert done.stderr == "error: data.root has no default; give it a value\n"
 
 
+@pytest.mark.slow
 def test_no_data_and_no_network_tells_all_that_is_needed(run: Run, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     done = run("train.py", check=False)
@@ -181,6 +182,7 @@ def test_quickstart_learns_shape(run, tmp_path):
     assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 10
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_told_so(run, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
