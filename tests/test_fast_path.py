@@ -73,12 +73,13 @@ def loss_curve(fast: bool, seed: int) -> Tensor:
 
 @pytest.mark.slow
 def test_the_loss_curve_is_that_of_the_plain_path_within_the_noise_between_runs():
-    plain, fast = (torch.stack([loss_curve(path, seed) for seed in (0, 1, 2)]) for path in (False, True))
+    plain, fast = (torch.stack([loss_curve(path, seed) for seed in range(6)]) for path in (False, True))
     noise = plain.std(dim=0).mean()  # between seeds, of one bin
     assert plain[:, -1].mean() < plain[:, 0].mean() - 3 * noise  # it does learn, so there is something to differ in
     difference = (fast - plain).mean(dim=0)
+    assert difference[:3].abs().max() <= noise / 4  # before rounding has driven equal runs apart
     assert difference.abs().mean() <= noise
-    assert difference.mean().abs() <= noise / 2
+    assert difference.mean().abs() <= noise  # four standard errors of what six pairs of runs give
 
 
 @pytest.mark.gpu
