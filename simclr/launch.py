@@ -105,7 +105,6 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed is said below
     # Saving, and k-NN at the end of an epoch, may take longer than the half minute that the agent would wait.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     # Processes that each take every core for themselves get in each other's way.
@@ -121,12 +120,12 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
     )
     handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     handlers = {number: signal.getsignal(number) for number in handled}  # which the agent replaces
+    logging.disable(logging.ERROR)  # the agent's own words: the processes have said what failed, or it is said below
     try:
         elastic_launch(config, sys.executable)(script, *_same_job(run_dir))
     except SignalException as stop:
         if stop.sigval == signal.SIGTERM:
             raise Requeue(requeue_exit_code) from None
-        print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         raise SystemExit(128 + stop.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -138,6 +137,7 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
             ) from None
         raise (Requeue if failure.exitcode == requeue_exit_code else Refused)(failure.exitcode) from None
     finally:
+        logging.disable(logging.NOTSET)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
