@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from simclr.cli import build, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
-
-if TYPE_CHECKING:
-    from simclr.checkpoint import Loaded
-    from simclr.models.backbone import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +24,7 @@ def evaluate(config: DictConfig) -> float | None:
     from simclr.evaluation import knn, linear
     from simclr.evaluation.features import extract_with_cache
     from simclr.precision import choose_accelerator
+    from simclr.rebuild import locate, rebuild_encoder, stored
     from simclr.results import provenance, write_json
 
     quiet_libraries()
@@ -80,53 +75,6 @@ def evaluate(config: DictConfig) -> float | None:
             for name in ("top1", "top5", "knn_top1"):
                 events.add_scalar(f"linear_eval/{name}", result[name], checkpoint["global_step"])
     return probe.top1
-
-
-def locate(run: str | None, ckpt: str | None) -> tuple[Loaded, Path]:
-    """The checkpoint to judge and the directory that the results go to."""
-    from simclr.checkpoint import Loaded, last_checkpoint, load_checkpoint, newest_checkpoint
-
-    if (run is None) == (ckpt is None):
-        raise InputError("give either run=RUN_DIR or ckpt=PATH")
-    if run is not None:
-        newest = newest_checkpoint(Path(run))
-        if newest is None:
-            raise InputError(f"there is no checkpoint {last_checkpoint(Path(run))}; give the directory of a run")
-        return newest, Path(run)
-    path = Path(str(ckpt))
-    return Loaded(path, load_checkpoint(path)), path.parent.parent if path.parent.name == "checkpoints" else path.parent
-
-
-def rebuild_encoder(checkpoint: dict[str, Any], trained: bool) -> Encoder:
-    """The encoder that a checkpoint's own configuration describes: with its weights, or as its run's seed made it."""
-    import pytorch_lightning as pl
-
-    from simclr.checkpoint import backbone_weights
-
-    pl.seed_everything(checkpoint["config"]["seed"], verbose=False)
-    encoder: Encoder = build(stored(checkpoint, "backbone"))
-    if trained:
-        try:
-            encoder.load_state_dict(backbone_weights(checkpoint))
-        except RuntimeError as error:
-            raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
-    return encoder
-
-
-def stored(checkpoint: dict[str, Any], key: str) -> DictConfig:
-    """One part of a checkpoint's configuration, which may name parts of this project and run nothing else."""
-    part, room = checkpoint["config"].get(key), {"backbone": "simclr.models.", "data": "simclr.data."}[key]
-    target = part.get("_target_") if isinstance(part, dict) else part
-    plain = isinstance(part, dict) and not any(isinstance(value, dict | list) for value in part.values())
-    try:
-        ours = plain and str(target).startswith(room) and get_object(str(target)).__module__.startswith(room)
-    except (ImportError, ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise InputError(
-            f"the checkpoint's {key} is {target}, which is not a part of this project, or holds another one"
-        )
-    return OmegaConf.create(part)
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="linear_eval")

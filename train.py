@@ -86,7 +86,14 @@ def train(config: DictConfig) -> float | None:
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
     stop, measure = StopRequest(), RunMetrics(run_dir, precision, config.batch_size)
-    keep = LastCheckpoint(run_dir, config.checkpoint_minutes, as_dict(config), stop, config.requeue_exit_code)
+    keep = LastCheckpoint(
+        run_dir,
+        config.checkpoint_minutes,
+        config.keep_every_n_epochs,
+        as_dict(config),
+        stop,
+        config.requeue_exit_code,
+    )
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],

@@ -36,6 +36,11 @@ def previous_checkpoint(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "previous.ckpt"
 
 
+def epoch_weights(run_dir: Path, epoch: int) -> Path:
+    """Where a run keeps its weights as they were after `epoch` epochs, if it keeps them."""
+    return run_dir / "checkpoints" / f"epoch-{epoch:03d}.ckpt"
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this project on the CPU; only tensors, numbers and plain containers are ever unpickled.
 
@@ -99,6 +104,8 @@ def resume_point(run_dir: Path, resume: str) -> Loaded | None:
         return own
     path = Path(resume).expanduser()
     given = Loaded(path, load_checkpoint(path))
+    if "optimizer_states" not in given.content:
+        raise InputError(f"{path} holds weights alone, for evaluation; resume from a last.ckpt or previous.ckpt")
     if own is not None and own.content["global_step"] > given.content["global_step"]:
         return own
     return given
@@ -123,9 +130,9 @@ def check_fits(checkpoint: Loaded, config: dict[str, Any], total_steps: int) -> 
         raise InputError(f"{path} is at step {step}, beyond this run's {total_steps}; use more epochs")
 
 
-def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The encoder's part of a checkpoint, under the encoder's own keys."""
-    prefix = "backbone."
+def weights_of(checkpoint: dict[str, Any], part: str) -> dict[str, torch.Tensor]:
+    """The weights of one part of the method, such as "backbone", under that part's own keys."""
+    prefix = f"{part}."
     return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
 
 

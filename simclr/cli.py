@@ -35,8 +35,9 @@ from simclr.requeue import Requeue
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-# What a run is called, where it lives and how it restarts: all the rest is what it *is*, and names its directory.
-NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code"}
+# What a run is called, where it lives, how it restarts and is judged: all the rest is what it *is*, and names its
+# directory.
+NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code", "evaluate"}
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from simclr.errors import InputError
 
 def write(path, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {"w": torch.arange(5000)}, "config": {}, "global_step": step}, path)
+    torch.save(
+        {"state_dict": {"w": torch.arange(5000)}, "config": {}, "global_step": step, "optimizer_states": []}, path
+    )
 
 
 @pytest.fixture

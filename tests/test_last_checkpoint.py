@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from simclr.callbacks.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
 from simclr.callbacks.step_seed import StepSeed
-from simclr.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
+from simclr.checkpoint import (
+    epoch_weights,
+    last_checkpoint,
+    load_checkpoint,
+    previous_checkpoint,
+    resume_point,
+)
 from simclr.data.datamodule import TwoViews
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
@@ -37,7 +43,7 @@ def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1, resume: P
         callbacks=[
             *watchers,
             StepSeed(0),
-            LastCheckpoint(run_dir, minutes, {"batch_size": 8}, StopRequest(), requeue_exit_code=75),
+            LastCheckpoint(run_dir, minutes, 1, {"batch_size": 8}, StopRequest(), requeue_exit_code=75),
         ],
         plugins=[WriteHere()],
         enable_progress_bar=False,
@@ -114,4 +120,17 @@ def test_a_network_with_dropout_goes_on_as_if_never_stopped(tmp_path):
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5"])
 def test_minutes_are_a_number_above_zero(tmp_path, minutes):
     with pytest.raises(InputError, match="checkpoint_minutes="):
-        LastCheckpoint(tmp_path, minutes, {}, StopRequest(), 75)
+        LastCheckpoint(tmp_path, minutes, None, {}, StopRequest(), 75)
+
+
+def test_the_weights_of_every_epoch_are_kept_for_evaluation(tmp_path):
+    after_one = fit(tmp_path / "one", 60)
+    after_two = fit(tmp_path / "two", 60, epochs=2)
+    for epoch, expected in ((1, after_one), (2, after_two)):
+        kept = load_checkpoint(epoch_weights(tmp_path / "two", epoch))
+        assert (kept["epoch"], kept["global_step"]) == (epoch, 8 * epoch)
+        assert kept["config"] == {"batch_size": 8}
+        for name, tensor in expected.items():
+            assert torch.equal(kept["state_dict"][name], tensor)
+    with pytest.raises(InputError, match=r"epoch-001.ckpt holds weights alone"):
+        resume_point(tmp_path / "three", str(epoch_weights(tmp_path / "two", 1)))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from linear_eval import stored
 from simclr.checkpoint import last_checkpoint, load_checkpoint
 from simclr.errors import InputError
+from simclr.rebuild import stored
 from tests.conftest import Run, only_run, scalars
 
 

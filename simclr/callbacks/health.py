@@ -54,6 +54,8 @@ class Health(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started_at = time.monotonic()
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)  # what an earlier run of a sweep needed
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             self.overflow = OverflowSteps(trainer.optimizers[0], pl_module.device)
 

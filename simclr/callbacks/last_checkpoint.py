@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from simclr import distributed
-from simclr.checkpoint import last_checkpoint, previous_checkpoint
+from simclr.checkpoint import epoch_weights, last_checkpoint, previous_checkpoint
 from simclr.errors import InputError
 from simclr.files import replacing, to_disk
-from simclr.numbers import is_finite
+from simclr.numbers import is_finite, is_whole
 from simclr.requeue import Requeue, on_sigterm
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class LastCheckpoint(Checkpoint):
     """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where `stop` asks the run to go.
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
+    keep_every_n_epochs: how often to keep the weights of an epoch's end for good, in a file of their own; None: never.
     requeue_exit_code: with what the command ends when it was asked to go.
     The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
     power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
@@ -68,10 +69,21 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, run_dir: Path, minutes: float, config: dict[str, Any], stop: StopRequest, requeue_exit_code: int
+        self,
+        run_dir: Path,
+        minutes: float,
+        keep_every_n_epochs: int | None,
+        config: dict[str, Any],
+        stop: StopRequest,
+        requeue_exit_code: int,
     ) -> None:
         if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
+        if keep_every_n_epochs is not None and (not is_whole(keep_every_n_epochs) or keep_every_n_epochs < 1):
+            raise InputError(
+                f"keep_every_n_epochs={keep_every_n_epochs} is not usable; it is a whole number, 1 or more, or null"
+            )
+        self.run_dir, self.keep_every_n_epochs = run_dir, keep_every_n_epochs
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
         self.minutes, self.config, self.stop, self.requeue_exit_code = minutes, config, stop, requeue_exit_code
         self.saved_at = time.monotonic()
@@ -100,6 +112,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
+        epoch = trainer.current_epoch + 1
+        if self.keep_every_n_epochs is not None and epoch % self.keep_every_n_epochs == 0 and trainer.is_global_zero:
+            content = {"state_dict": pl_module.state_dict(), "global_step": trainer.global_step, "epoch": epoch}
+            with replacing(epoch_weights(self.run_dir, epoch)) as unfinished:
+                WriteHere().save_checkpoint(content | {"config": self.config}, unfinished)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
@@ -131,7 +148,7 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero:
-            for events in self.path.parent.parent.glob("events.out.tfevents.*"):
+            for events in self.run_dir.glob("events.out.tfevents.*"):
                 to_disk(events)  # a curve must not lack what the checkpoint takes for done
         # All processes take part in saving, and the first one writes.
         with replacing(self.path) if trainer.is_global_zero else nullcontext(self.path) as target:

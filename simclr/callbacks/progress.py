@@ -30,6 +30,12 @@ def shown_metrics(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: form.format(float(metrics[tag])) for tag, name, form in SHOWN if tag in metrics}
 
 
+def alarms(trainer: pl.Trainer) -> dict[str, str]:
+    """What has collapsed, where a callback has said so."""
+    found = [getattr(callback, "alarm", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return {"COLLAPSED": ", ".join(alarm for alarm in found if alarm is not None)} if any(found) else {}
+
+
 class TrainingProgress(RichProgressBar):
     """A bar in a terminal, and one line in the log after every epoch.
 
@@ -55,7 +61,7 @@ class TrainingProgress(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         if time.monotonic() - self.read_at >= READ_EVERY_SECONDS:
-            self.shown = shown_metrics(trainer.callback_metrics)
+            self.shown = alarms(trainer) | shown_metrics(trainer.callback_metrics)
             self.read_at = time.monotonic()
         return dict(self.shown)
 
@@ -69,6 +75,6 @@ class TrainingProgress(RichProgressBar):
         self._say(trainer, f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def _say(self, trainer: pl.Trainer, where: str) -> None:
-        values = shown_metrics(trainer.callback_metrics)
+        values = alarms(trainer) | shown_metrics(trainer.callback_metrics)
         log.info("%s: %s", where, ", ".join(f"{name} {value}" for name, value in values.items()))
         self.said_at = time.monotonic()

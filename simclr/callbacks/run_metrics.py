@@ -6,12 +6,14 @@ import statistics
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import nn
 
+from simclr.methods.base import Method
 from simclr.results import last_scalars, provenance
 
 WARM_UP_STEPS = 3  # after every start or pause; they pay for memory, kernels and caches
@@ -75,6 +77,8 @@ class RunMetrics(Callback):
             "images_seen": trainer.global_step * self.batch_size,
             "epochs": trainer.current_epoch,
             "precision": self.precision,
+            "parameters": _trainable(trainer.lightning_module),
+            "encoder_parameters": _trainable(cast(Method, trainer.lightning_module).backbone),
             "protocol": protocols,
             **provenance(trainer.strategy.root_device),
         }
@@ -88,3 +92,7 @@ class RunMetrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step_seconds = state_dict["step_seconds"]
         self.earlier_seconds = state_dict["wall_seconds"]
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

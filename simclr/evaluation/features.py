@@ -33,22 +33,34 @@ def frozen(module: nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
+def clean(pictures: Tensor, rows: slice) -> Tensor:
+    """Un-augmented pictures as a network takes them: uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1]."""
+    # Stored pictures have their channels innermost; permute alone hands them over in that layout.
+    return pictures.permute(0, 3, 1, 2).float() / 255
+
+
 def extract(
-    encoder: nn.Module, store: ImageStore, device: torch.device | str, progress: Callable[[int], None] | None = None
+    encoder: nn.Module,
+    store: ImageStore,
+    device: torch.device | str,
+    progress: Callable[[int], None] | None = None,
+    prepare: Callable[[Tensor, slice], Tensor] = clean,
 ) -> Tensor:
     """Features of every picture of `store`, in order: float32 [N, F] on `device`. Several processes share the work.
 
     encoder: pictures float [B, 3, H, W] in [0, 1] to features [B, F]; it is used in eval mode, in float32, and not one
     of its tensors changes. progress: called with the number of pictures just done.
+    prepare: makes the network's input of pictures uint8 [B, H, W, 3], on `device`, given which rows of the store they
+    are; an augmentation, where it is not to be `clean`.
     """
     own, features = distributed.shard(len(store)), []
     if own.start == own.stop:  # there are fewer pictures than processes; any one will do, it is not counted
         own = slice(0, 1)
     with frozen(encoder):
         for start in range(own.start, own.stop, BATCH):
-            pictures = store.gather(slice(start, min(start + BATCH, own.stop))).to(device)
-            # Stored pictures have their channels innermost; permute alone hands them over in that layout.
-            features.append(encoder(pictures.permute(0, 3, 1, 2).float() / 255))
+            rows = slice(start, min(start + BATCH, own.stop))
+            pictures = store.gather(rows).to(device)
+            features.append(encoder(prepare(pictures, rows)))
             if progress is not None:
                 progress(len(pictures))
     return distributed.gather_shards(torch.cat(features), len(store))

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class Method(pl.LightningModule):
     """A method says how views become a loss, in `compute`; this base does the rest.
 
-    backbone: the encoder that evaluation judges and users take home; pictures [B, 3, H, W] to features.
+    backbone: the encoder that evaluation judges and users take home; pictures [B, 3, H, W] to features [B, F].
+    head: features [B, F] to the embeddings [B, D] that the loss compares.
     optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs; the
     scheduler is stepped after every optimiser step.
     on_nan: what to do where a batch's loss is not finite. "stop" raises FloatingPointError before weights are touched;
@@ -38,12 +39,17 @@ class Method(pl.LightningModule):
     """
 
     def __init__(
-        self, backbone: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, on_nan: str = "stop"
+        self,
+        backbone: Encoder,
+        head: nn.Module,
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler,
+        on_nan: str = "stop",
     ) -> None:
         super().__init__()
         if on_nan not in ("stop", "skip"):
             raise InputError(f"on_nan={on_nan} is not known; choose stop or skip")
-        self.backbone, self.on_nan = backbone, on_nan
+        self.backbone, self.head, self.on_nan = backbone, head, on_nan
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.skipped_steps = self.skipped_in_a_row = 0
         self.skipping = False

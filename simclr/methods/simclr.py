@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simclr.batch import ViewBatch
 from simclr.errors import InputError
@@ -19,13 +19,13 @@ from simclr.numbers import is_finite, is_whole
 class SimCLR(Method):
     """Two views of a picture attract each other and repel all other views of the batch (algorithm 1 of the paper).
 
-    head: projects features [B, F] to the embeddings [B, D] that InfoNCE compares at `temperature`.
+    temperature: of InfoNCE, greater than 0.
     micro_batch: pictures that the network sees at a time, in each process; None for all. A smaller number lets a batch
     of any size fit into memory, for a third more work (gradient_cache.py; batch norm then sees that many).
     The rest is the base's.
     """
 
-    def __init__(self, head: nn.Module, temperature: float, micro_batch: int | None = None, **base: Any) -> None:
+    def __init__(self, temperature: float, micro_batch: int | None = None, **base: Any) -> None:
         super().__init__(**base)
         if not is_finite(temperature) or not temperature > 0:
             raise InputError(f"temperature={temperature} is not usable; it is a number greater than 0 (recipe: 0.07)")
@@ -33,7 +33,7 @@ class SimCLR(Method):
             raise InputError(
                 f"method.micro_batch={micro_batch} is not usable; write a whole number, 1 or more, or null"
             )
-        self.head, self.temperature, self.micro_batch = head, temperature, micro_batch
+        self.temperature, self.micro_batch = temperature, micro_batch
 
     def embed(self, views: Tensor) -> Tensor:
         """Embeddings [V, N, D] of views [V, N, 3, H, W]."""

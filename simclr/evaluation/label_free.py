@@ -1,0 +1,102 @@
+"""What features show of themselves, without labels: how close views lie, how the space is filled, whether it collapsed.
+
+Features that have collapsed (to a point, or to a few directions) are useless whatever the loss says.
+"""
+
+from __future__ import annotations
+
+from math import nan
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Below these a representation counts as collapsed: features hardly differ, or differ along next to no direction.
+MIN_SPREAD = 0.02
+MIN_RANK = 2.0
+
+
+def alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared distance of the two views of a picture on the unit sphere (Wang & Isola 2020, section 4.1).
+
+    first, second: [N, D], row by row the features of two views of one picture, any scale. Scalar from 0 (views are
+    told apart by nothing) to 4; smaller is better.
+    """
+    return (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(dim=1).mean()
+
+
+def uniformity(features: Tensor) -> Tensor:
+    """Log of the mean Gaussian potential exp(-2 · distance²) over all pairs (Wang & Isola 2020, section 4.1).
+
+    features: [N, D], N at least 2, any scale. Scalar, at most 0 (all features equal); smaller is better, -4 the limit
+    for features spread evenly over a sphere of many dimensions.
+    """
+    features = F.normalize(features, dim=1)
+    cosine = features @ features.T
+    pairs = cosine[torch.triu(torch.ones_like(cosine, dtype=torch.bool), diagonal=1)]
+    return torch.logsumexp(4 * (pairs - 1), dim=0) - torch.tensor(float(len(pairs))).log()  # distance² = 2 - 2 cosine
+
+
+def rankme(features: Tensor) -> Tensor:
+    """The entropy of the singular values, as a number of directions (RankMe; Garrido et al. 2023, equation 1).
+
+    features: [N, D], as they are: not centred, not normalised. Scalar from 1 to min(N, D).
+    """
+    return _exp_entropy(torch.linalg.svdvals(features.float()))
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """The entropy of the covariance's eigenvalues, as a number of directions (Roy & Vetterli 2007, definition 1).
+
+    features: [N, D]. Scalar from 1 to min(N - 1, D). Where rankme takes in the mean, which in a network of rectified
+    units is the largest direction of all, this takes in how features differ, and weighs strong directions more.
+    """
+    return _exp_entropy(torch.linalg.svdvals((features - features.mean(dim=0)).float()).square())
+
+
+def _exp_entropy(values: Tensor) -> Tensor:
+    share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny) + 1e-7
+    return torch.exp(-(share * share.log()).sum())
+
+
+def spread(features: Tensor) -> Tensor:
+    """The standard deviation of every dimension on the unit sphere, times √D (Chen & He 2021, figure 2).
+
+    features: [N, D], any scale. Returns [D]: around 1 where features are spread evenly, 0 where they are all equal.
+    """
+    return F.normalize(features, dim=1).std(dim=0) * features.shape[1] ** 0.5
+
+
+class Measured(NamedTuple):
+    """What `measure` found: scalars by name, and the spread of each dimension [D]."""
+
+    scalars: dict[str, float]
+    spread: Tensor
+
+
+def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
+    """All of them. features: [N, D], of pictures; first, second: [N, D], of two augmented views of each.
+
+    Features that are not finite give scalars that are not numbers.
+    """
+    dimensions = spread(features)
+    if not dimensions.isfinite().all():
+        return Measured(dict.fromkeys(("alignment", "uniformity", "rankme", "effective_rank", "std"), nan), dimensions)
+    scalars = {
+        "alignment": alignment(first, second),
+        "uniformity": uniformity(features),
+        "rankme": rankme(features),
+        "effective_rank": effective_rank(features),
+        "std": dimensions.mean(),
+    }
+    return Measured({name: value.item() for name, value in scalars.items()}, dimensions)
+
+
+def collapse(scalars: dict[str, float]) -> str | None:
+    """What is wrong with features of which `measure` gave these scalars, in words; None where they are alive."""
+    if not scalars["std"] >= MIN_SPREAD:  # also where it is not a number
+        return f"all pictures have nearly the same one (std {scalars['std']:.4f}; evenly spread: 1)"
+    if not scalars["effective_rank"] >= MIN_RANK:
+        return f"they differ along {scalars['effective_rank']:.1f} directions only"
+    return None
