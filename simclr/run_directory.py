@@ -49,5 +49,5 @@ def clear(run_dir: Path) -> None:
     names = ("metrics.json", "backbone.safetensors", "hparams.yaml", "linear_eval*.json", "events.out.tfevents.*")
     for leftover in (path for name in names for path in run_dir.glob(name)):
         leftover.unlink()
-    for folder in ("checkpoints", "features"):
+    for folder in ("checkpoints", "features", "figures"):
         shutil.rmtree(run_dir / folder, ignore_errors=True)

@@ -1,0 +1,366 @@
+"""The figures: what they show is what other libraries, and the training itself, find."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from matplotlib.colors import to_hex
+from PIL import Image
+from sklearn.metrics import silhouette_score
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from torchvision.transforms.v2 import functional as tv
+
+from simclr.augment.recipe import Recipe
+from simclr.checkpoint import Loaded, epoch_weights, last_checkpoint
+from simclr.cli import CONFIGS, as_dict, build
+from simclr.data.datamodule import TwoViews
+from simclr.data.shapes import Shapes
+from simclr.errors import InputError
+from simclr.evaluation.features import extract
+from simclr.rebuild import rebuild_encoder
+from simclr.visualize import latent_space, neighbours, pairs
+from simclr.visualize.__main__ import visualize
+from simclr.visualize.figure import BLUE, MAX_SYMBOLS, VERMILION, shortened, symbol
+from simclr.visualize.stages import stages
+from simclr.visualize.words import display_names
+from tests.conftest import REPOSITORY, TINY_RUN, environment, only_run, picture_bytes
+
+
+def blobs(spread: float, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+    """100 features of 5 classes, around centres on the unit sphere."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(5), 20)
+    centres = np.eye(16)[:5]
+    return torch.tensor(centres[labels] + spread * random.standard_normal((100, 16))), labels
+
+
+def lay_out(features: torch.Tensor, start: np.ndarray | None = None) -> np.ndarray:
+    return latent_space.layout(features, start, perplexity=10, seed=0, progress=lambda steps: None)
+
+
+def test_the_map_separates_what_is_separate_and_nothing_else():
+    (apart, labels), (mixed, _) = blobs(0.05), blobs(5.0)
+    assert silhouette_score(lay_out(apart), labels) > 0.7
+    assert silhouette_score(lay_out(mixed), labels) < 0.1
+
+
+def test_the_same_seed_gives_the_same_map_and_lengths_do_not_matter():
+    features, _ = blobs(0.3)
+    lengths = 2.0 ** torch.arange(100)[:, None].double()
+    assert np.array_equal(lay_out(features), lay_out(lengths * features))
+
+
+def test_a_map_keeps_the_arrangement_that_it_starts_from():
+    features, labels = blobs(0.05)
+    first = lay_out(features)
+
+    def centres(places: np.ndarray) -> np.ndarray:
+        middle = np.stack([places[labels == label].mean(axis=0) for label in range(5)])
+        return middle / np.linalg.norm(middle)
+
+    def likeness(one: np.ndarray, other: np.ndarray) -> float:
+        return float((centres(one) * centres(other)).sum())
+
+    again, mirrored = lay_out(features, first), lay_out(features, first * [-1, 1])
+    assert likeness(first, again) > 0.9
+    assert likeness(first * [-1, 1], mirrored) > 0.9
+    assert likeness(first, mirrored) < 0.9
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_features_that_are_all_one_still_have_a_map(count):
+    assert np.isfinite(lay_out(torch.ones(count, 8))).all()
+
+
+def test_classes_are_spread_over_the_list_or_named():
+    classes = [f"n{label:03d}" for label in range(200)]
+    assert latent_space.choose_classes(5, classes, classes) == [0, 50, 100, 149, 199]
+    assert latent_space.choose_classes(10, classes[:3], classes[:3]) == [0, 1, 2]
+    names = ["fish", *classes[1:]]
+    assert latent_space.choose_classes(["n002", "fish", "n002"], classes, names) == [2, 0]
+    assert latent_space.choose_classes("fish", classes, names) == [0]
+    with pytest.raises(InputError, match="no class is called fisch; did you mean fish"):
+        latent_space.choose_classes(["fisch"], classes, names)
+    for wrong in (0, MAX_SYMBOLS + 1, True, None, classes[:15], []):
+        with pytest.raises(InputError, match=r"latent_space\.classes"):
+            latent_space.choose_classes(wrong, classes, classes)
+
+
+def test_the_chosen_classes_come_first_into_the_map():
+    labels = np.arange(1000) % 20
+    points = latent_space.choose_points(labels, [3, 7], 250, seed=0)
+    assert len(set(points)) == 250
+    assert np.isin(labels[points], [3, 7]).sum() == 100
+    assert np.isin(labels[latent_space.choose_points(labels, [3, 7], 40, seed=0)], [3, 7]).all()
+    with pytest.raises(InputError, match="needs 10 validation pictures, and there are 9"):
+        latent_space.choose_points(labels[:9], [3], 250, seed=0)
+
+
+def test_every_legend_entry_is_drawn_like_the_points_of_its_class():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 20, 400)
+    names = [f"_class ${label}" for label in range(20)]
+    chosen = [4, 19, 0, 7, 8, 9, 10, 11, 12, 13]
+    panels = [latent_space.Panel(f"epoch {i}", random.normal(size=(400, 2)), 10.0 * i) for i in range(5)]
+    figure = latent_space.draw("a run", panels, labels, chosen, names, "a note")
+    (legend,) = figure.legends
+
+    def look(line):
+        return to_hex(line.get_color()), line.get_marker(), line.get_fillstyle()
+
+    entries = {text.get_text(): look(line) for text, line in zip(legend.texts, legend.legend_handles, strict=True)}
+    assert list(entries) == [*(names[label] for label in chosen), "other classes"]
+    assert len(set(entries.values())) == 11
+    assert len(figure.axes) == 5
+    for axes, panel in zip(figure.axes, panels, strict=True):
+        assert axes.get_title() == f"{panel.title}: {panel.accuracy:.1f} %"
+        drawn = {look(line): line.get_xydata() for line in axes.lines}
+        centred = panel.layout - panel.layout.mean(axis=0)
+        for label in chosen:
+            np.testing.assert_allclose(drawn[entries[names[label]]], centred[labels == label])
+        assert len(drawn[entries["other classes"]]) == (~np.isin(labels, chosen)).sum()
+        assert all(axes.viewLim.contains(x, y) for x, y in centred)
+    assert len({tuple(symbol(index).values()) for index in range(MAX_SYMBOLS)}) == MAX_SYMBOLS
+
+
+@pytest.mark.parametrize("count", [1, 10, 99])
+def test_neighbours_equal_scikit_learn(count):
+    random = torch.Generator().manual_seed(0)
+    bank, queries = (torch.randn(n, 8, generator=random) * 10 for n in (60, 7))
+    oracle = NearestNeighbors(n_neighbors=min(count, 60), metric="cosine").fit(bank.numpy())
+    distances, places = oracle.kneighbors(queries.numpy())
+    similarities, found = neighbours.nearest(queries, bank, count)
+    assert np.array_equal(found.numpy(), places)
+    np.testing.assert_allclose(similarities.numpy(), 1 - distances, atol=1e-5)
+
+
+def test_queries_are_of_as_many_classes_as_there_are():
+    labels = np.array([0] * 900 + [1] * 60 + [2] * 40)
+    picked = neighbours.choose_queries(labels, 1000, 7, seed=1)
+    assert sorted(np.bincount(labels[picked])) == [2, 2, 3]
+    assert len(set(picked)) == 7
+    assert not np.array_equal(picked, neighbours.choose_queries(labels, 1000, 7, seed=2))
+    assert len(neighbours.choose_queries(None, 5, 7, seed=0)) == 5
+
+
+def test_frames_and_signs_say_whether_the_class_is_the_same():
+    random = np.random.default_rng(0)
+    labels = np.array([[0, 1, 0], [1, 1, 2]])
+    rows = [
+        neighbours.Row(
+            random.integers(0, 256, (8, 8, 3), dtype=np.uint8),
+            label,
+            random.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8),
+            labels[label],
+            np.array([0.9, 0.8, 0.7], np.float32),
+        )
+        for label in (0, 1)
+    ]
+    figure = neighbours.draw("a run", rows, ["cat", "dog", "cow"])
+    frames = [to_hex(axes.spines["left"].get_edgecolor()).upper() for axes in figure.axes]
+    assert frames[1:4] == [BLUE, VERMILION, BLUE]
+    assert frames[5:8] == [BLUE, BLUE, VERMILION]
+    words = [axes.get_xlabel() for axes in figure.axes]
+    assert words[0] == words[4].replace("dog", "cat") == "cat\n2 of 3"
+    assert words[1:4] == ["cat\n0.900 ✓", "dog\n0.800 ✗", "cat\n0.700 ✓"]
+    for axes, pixels in zip(figure.axes[5:8], rows[1].neighbours, strict=True):
+        assert np.array_equal(axes.images[0].get_array(), pixels)
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return build(compose("train", [*TINY_RUN, *overrides]).augmentation)
+
+
+def test_the_pairs_are_those_of_the_first_training_step():
+    recipe, source = recipe_of("augmentation.solarize_p=0.5"), Shapes(64, 20, 16, 0)
+    shown = pairs.first_batch(source.load(), recipe, 16, 3, 40, count=5)
+    data = TwoViews(source, recipe, 16, 3, 40)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(shown.pictures, batch.pictures[:5])
+    torch.testing.assert_close(shown.views, data.on_after_batch_transfer(batch, 0).views[:, :5], atol=1e-6, rtol=0)
+
+
+def test_the_crop_in_the_picture_is_the_crop_of_the_view():
+    only_crop = [f"augmentation.{name}=0" for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p")]
+    recipe = recipe_of(*only_crop, "augmentation.blur_kernel=1")
+    shown = pairs.first_batch(Shapes(64, 20, 16, 0).load(), recipe, 16, 0, None, count=4)
+    figure = pairs.draw("a run", shown, recipe)
+    for place in range(4):
+        picture, *views = figure.axes[3 * place : 3 * place + 3]
+        pixels = torch.from_numpy(np.array(picture.images[0].get_array())).permute(2, 0, 1)
+        boxes = picture.patches[1::2]  # below each there is a white one
+        for box, view in zip(boxes, views, strict=True):
+            left, top = (round(corner + 0.5) for corner in box.get_xy())
+            crop = tv.resized_crop(pixels, top, left, int(box.get_height()), int(box.get_width()), [16, 16])
+            drawn = torch.from_numpy(np.array(view.images[0].get_array())).permute(2, 0, 1)
+            torch.testing.assert_close(drawn, crop / 255, atol=1.5 / 255, rtol=0)
+            share = 100 * box.get_height() * box.get_width() / 256
+            assert view.get_xlabel().replace("\N{NO-BREAK SPACE}", " ") == f"crop {share:.0f} %"
+
+
+def planted(folder: Path, last: dict, *epochs: int) -> Loaded:
+    for epoch in epochs:
+        epoch_weights(folder, epoch).parent.mkdir(parents=True, exist_ok=True)
+        epoch_weights(folder, epoch).touch()
+    return Loaded(last_checkpoint(folder), {"global_step": 1234, **last})
+
+
+def progress(processed: int, started: int) -> dict:
+    return {"loops": {"fit_loop": {"epoch_progress": {"current": {"processed": processed, "started": started}}}}}
+
+
+def test_panels_are_spread_over_the_run(tmp_path):
+    last = planted(tmp_path, progress(50, 50), 10, 20, 30, 40, 50)
+    (tmp_path / "checkpoints" / "epoch-abc.ckpt").touch()
+
+    def titles(last: Loaded, count: int) -> list[str]:
+        return [stage.title for stage in stages(last, count)]
+
+    assert titles(last, 2) == ["untrained", "epoch 50"]
+    assert titles(last, 4) == ["untrained", "epoch 20", "epoch 30", "epoch 50"]
+    assert titles(last, 12) == ["untrained", "epoch 10", "epoch 20", "epoch 30", "epoch 40", "epoch 50"]
+    assert stages(last, 3)[1].path in (epoch_weights(tmp_path, 20), epoch_weights(tmp_path, 30))
+    assert titles(last._replace(content=progress(10, 11)), 5) == ["untrained", "epoch 10", "within epoch 11"]
+    assert titles(last._replace(content={"epoch": 30}), 3) == ["untrained", "epoch 10", "epoch 30"]
+    assert titles(planted(tmp_path, {}), 5) == ["untrained", "step 1,234"]
+
+
+def test_words_say_what_labels_mean(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("n1\tgoldfish, Carassius auratus\nn2\tcrane\nn3\tcrane\nn9\tcow\nno tab\n")
+    assert display_names(["n1", "n2", "n3", "n4"], path) == ["goldfish", "crane (n2)", "crane (n3)", "n4"]
+    assert display_names(["n1"], None) == ["n1"]
+    assert display_names([], path) == []
+    with pytest.raises(InputError, match="no line for any of the 1 classes, such as cat"):
+        display_names(["cat"], path)
+    with pytest.raises(InputError, match="cannot be read"):
+        display_names(["cat"], tmp_path)
+    assert shortened("a  very\nlong name of a class", 11) == "a ver…class"
+
+
+def write_run(run_dir: Path, *overrides: str) -> None:
+    """A run directory with the weights of two moments, both drawn at random."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["name=planted", "output_root=outputs", *overrides])
+    torch.manual_seed(1)
+    for path, step in ((epoch_weights(run_dir, 1), 4), (last_checkpoint(run_dir), 8)):
+        weights = {f"backbone.{name}": value for name, value in build(config.backbone).state_dict().items()}
+        content = {"state_dict": weights, "config": as_dict(config), "global_step": step, "epoch": step // 4}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, path)
+
+
+def draw(*overrides: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        visualize(compose("visualize", list(overrides)))
+
+
+def test_a_run_is_drawn_and_the_same_command_draws_the_same(tmp_path, caplog):
+    write_run(tmp_path, *TINY_RUN)
+    with caplog.at_level(logging.INFO):
+        draw(f"run={tmp_path}", "neighbours.queries=3", "neighbours.count=4", "augmented_pairs.pictures=3")
+    figures = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert set(figures) == {"latent_space.png", "neighbours.png", "augmented_pairs.png"}
+    for name in figures:
+        with Image.open(tmp_path / "figures" / name) as picture:
+            assert len(set(picture.convert("RGB").resize((100, 100)).get_flattened_data())) > 20
+    # The accuracy that stands beside is scikit-learn's.
+    train, val = Shapes(64, 20, 16, 0).load()
+    encoder = rebuild_encoder(torch.load(last_checkpoint(tmp_path), weights_only=True), trained=True)
+    oracle = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    oracle.fit(extract(encoder, train, "cpu").numpy(), train.labels)
+    top1 = 100 * oracle.score(extract(encoder, val, "cpu").numpy(), val.labels)
+    assert f"epoch 2: k-NN top-1 {top1:.2f} %" in caplog.text
+    assert "epoch 1: k-NN top-1" in caplog.text
+    assert "untrained: k-NN top-1" in caplog.text
+    draw(f"run={tmp_path}", "figures=[latent_space]")
+    assert (tmp_path / "figures" / "latent_space.png").read_bytes() == figures["latent_space.png"]
+
+
+def test_pictures_without_labels_have_neighbours_and_pairs_but_no_map(tmp_path, caplog):
+    random = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(16):
+        pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        (tmp_path / "pictures" / f"{i}.png").write_bytes(picture_bytes(pixels))
+    run_dir = tmp_path / "run"
+    write_run(run_dir, "data=image_folder", f"data.root={tmp_path / 'pictures'}", "data.size=16", "batch_size=8")
+    draw(f"run={run_dir}", "neighbours.queries=2", "neighbours.count=30", "augmented_pairs.pictures=1")
+    assert {path.name for path in (run_dir / "figures").iterdir()} == {"neighbours.png", "augmented_pairs.png"}
+    assert "latent_space.png is left out: it needs labelled training and validation pictures" in caplog.text
+    with pytest.raises(InputError, match="nothing could be drawn"):
+        draw(f"run={run_dir}", "figures=[latent_space]")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("figures=[latent]", "figures=.* is not usable; write a list of some of latent_space, neighbours"),
+        ("figures=[]", "figures=.* is not usable"),
+        ("latent_space.panels=1", "latent_space.panels=1 is not usable; it is a whole number from 2 to 12"),
+        ("latent_space.perplexity=nan", "latent_space.perplexity=nan is not usable"),
+        ("neighbours.count=0", "neighbours.count=0 is not usable"),
+        ("knn.k=0", "knn.k=0 is not usable"),
+        ("seed=-1", "seed=-1 is not usable"),
+    ],
+)
+def test_settings_that_cannot_be(override, said):
+    with pytest.raises(InputError, match=said):
+        draw("run=nowhere", override)
+
+
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY)])  # the standard library and the packages are out of sight
+    monkeypatch.delitem(sys.modules, "openTSNE", raising=False)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    with pytest.raises(InputError, match=r'drawing needs matplotlib and openTSNE.* pip install -e "\.\[report\]"'):
+        draw("run=nowhere")
+
+
+def module(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-X", "importtime", "-m", "simclr.visualize", *arguments]
+    variables = environment() | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+
+
+def test_showing_the_configuration_imports_no_torch(tmp_path):
+    done = module("--help", folder=tmp_path)
+    assert "python -m simclr.visualize run=RUN_DIR" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "matplotlib", "openTSNE"}
+
+
+@pytest.mark.slow
+def test_the_command_draws_a_finished_run_and_agrees_with_it(finished, tmp_path):
+    run_dir = only_run(finished / "outputs")
+    done = module(f"run={run_dir}", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert f"untrained: k-NN top-1 {metrics['val/knn_top1_untrained']:.2f} %" in done.stdout
+    assert f"epoch 2: k-NN top-1 {metrics['val/knn_top1']:.2f} %" in done.stdout
+    assert len(list((run_dir / "figures").glob("*.png"))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "error: give either run=RUN_DIR or ckpt=PATH"),
+        (("run=nowhere",), "error: there is no checkpoint nowhere/checkpoints/last.ckpt"),
+        (("run=x", "latent_space.panel=3"), "panel is not a key of latent_space. Did you mean panels?"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, arguments, said):
+    done = module(*arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
