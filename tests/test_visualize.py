@@ -162,7 +162,7 @@ def test_frames_and_signs_say_whether_the_class_is_the_same():
         )
         for label in (0, 1)
     ]
-    figure = neighbours.draw("a run", rows, ["cat", "dog", "cow"])
+    figure = neighbours.draw("a run", "a note", rows, ["cat", "dog", "cow"])
     frames = [to_hex(axes.spines["left"].get_edgecolor()).upper() for axes in figure.axes]
     assert frames[1:4] == [BLUE, VERMILION, BLUE]
     assert frames[5:8] == [BLUE, BLUE, VERMILION]

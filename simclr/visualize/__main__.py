@@ -195,20 +195,20 @@ def neighbours(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
     picked = drawing.choose_queries(queries.labels, len(queries), own["queries"], settings["seed"])
     encoder = subject.encoder(subject.last.path)
     known = subject.features(encoder, bank, "Features of training pictures")
-    title = f"{subject.name}: nearest of {len(bank):,} training pictures to "
+    note = f"nearest by cosine of {len(bank):,} training pictures to "
     if subject.val is None:
         asked, rest = known[picked], np.setdiff1d(np.arange(len(bank)), picked)
         if len(rest) == 0:
             log.warning("%s is left out: there are no pictures to search; use a smaller neighbours.queries", path)
             return False
         bank, known = bank.select(rest), known[rest]
-        title += f"{len(picked)} of them"
+        note += f"{len(picked)} of them"
     else:
         features = subject.features(encoder, subject.val, "Features of validation pictures")
         asked = features[picked]
-        title += f"{len(picked)} validation pictures"
+        note += f"{len(picked)} validation pictures"
         if subject.labelled:
-            title += f", k-NN top-1 {top1(subject, known, features, settings):.1f} %"
+            note += f", k-NN top-1 {top1(subject, known, features, settings):.1f} %"
     similarities, places = (found.cpu().numpy() for found in drawing.nearest(asked, known, own["count"]))
     pictures = queries.gather(picked).numpy()
     rows = [
@@ -221,7 +221,7 @@ def neighbours(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
         )
         for row, found in enumerate(places)
     ]
-    save(drawing.draw(title, rows, subject.names), path)
+    save(drawing.draw(f"{subject.name}: nearest neighbours", note, rows, subject.names), path)
     log.info("Wrote %s", path)
     return True
 

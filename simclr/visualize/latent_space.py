@@ -130,7 +130,7 @@ def draw(title: str, panels: list[Panel], labels: np.ndarray, chosen: list[int],
     with matplotlib.rc_context(STYLE):
         figure = blank_figure(width, height)
         figure.suptitle(shortened(title, int(9 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
-        summary = f"k-NN top-1: {first.title} {first.accuracy:.1f} %, {last.title} {last.accuracy:.1f} %"
+        summary = f"k-NN top-1: {first.accuracy:.1f} % ({first.title}), {last.accuracy:.1f} % ({last.title})"
         figure.text(0.5, 1 - 0.4 / height, summary, ha="center", va="top", fontsize=11)
         grid = figure.add_gridspec(
             rows, columns, left=0.02, right=0.98, top=1 - top / height, bottom=bottom / height, wspace=0.04,

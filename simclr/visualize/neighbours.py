@@ -53,31 +53,37 @@ def nearest(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def draw(title: str, rows: list[Row], names: list[str]) -> Figure:
-    """A sheet: a query in every row, then its neighbours with class, similarity and, in colour and sign, agreement."""
+def draw(title: str, note: str, rows: list[Row], names: list[str]) -> Figure:
+    """A sheet: a query in every row, then its neighbours with class, similarity and, in colour and sign, agreement.
+
+    note: what was searched, printed below the title; names: of all classes.
+    """
     import matplotlib
 
     columns = len(rows[0].neighbours)
-    top, bottom = 0.95, 0.05  # inches
-    width, height = max(CELL * (columns + 1.6), 7.0), (CELL + 0.34) * len(rows) + top + bottom
+    top, bottom = 1.15, 0.05  # inches
+    sheet = CELL * (columns + 1.6)  # narrower than the words above it where columns are few
+    width, height = max(sheet, 7.0), (CELL + 0.34) * len(rows) + top + bottom
     with matplotlib.rc_context(STYLE):
         figure = blank_figure(width, height)
         grid = figure.add_gridspec(
             len(rows), columns + 2, width_ratios=[1, 0.25, *[1] * columns], wspace=0.12, hspace=0.42,
-            left=0.01, right=0.99, top=1 - top / height, bottom=(bottom + 0.34) / height,
+            left=0.5 - 0.49 * sheet / width, right=0.5 + 0.49 * sheet / width,
+            top=1 - top / height, bottom=(bottom + 0.34) / height,
         )  # fmt: skip
-        figure.suptitle(shortened(title, int(10 * width)), fontsize=13, y=1 - 0.15 / height, va="top")
+        figure.suptitle(shortened(title, int(10 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
+        figure.text(0.5, 1 - 0.4 / height, note, ha="center", va="top", fontsize=10)
         labelled = rows[0].labels is not None and rows[0].label is not None
         if labelled:
             for x, text, colour in ((0.49, "✓ same class", BLUE), (0.51, "✗ other class", VERMILION)):
                 align = "right" if x < 0.5 else "left"
-                figure.text(x, 1 - 0.62 / height, text, color=colour, ha=align, va="center", fontsize=11, weight="bold")
+                figure.text(x, 1 - 0.78 / height, text, color=colour, ha=align, va="center", fontsize=11, weight="bold")
         for place, row in enumerate(rows):
             axes = figure.add_subplot(grid[place, 0])
             show_picture(axes, row.query, BLACK, 2)
-            name = "" if row.label is None else shortened(names[row.label], 13)
+            name = "" if row.label is None else shortened(names[row.label], 15)
             hits = "" if row.labels is None or row.label is None else f"{(row.labels == row.label).sum()} of {columns}"
-            axes.set_xlabel(f"{name}\n{hits}".strip(), weight="bold", labelpad=3)
+            axes.set_xlabel(f"{name}\n{hits}".strip(), weight="bold", fontsize=8, labelpad=3)
             if place == 0:
                 axes.set_title("picture", fontsize=10)
             for column in range(columns):
@@ -85,12 +91,12 @@ def draw(title: str, rows: list[Row], names: list[str]) -> Figure:
                 caption, colour = f"{row.similarities[column]:.3f}", BLACK
                 if row.labels is not None:
                     label = int(row.labels[column])
-                    caption = f"{shortened(names[label], 14)}\n{caption}"
+                    caption = f"{shortened(names[label], 17)}\n{caption}"
                     if row.label is not None:
                         same = label == row.label
                         caption, colour = f"{caption} {'✓' if same else '✗'}", BLUE if same else VERMILION
                 show_picture(axes, row.neighbours[column], colour, 3)
-                axes.set_xlabel(caption, color=colour, labelpad=3)
+                axes.set_xlabel(caption, color=colour, fontsize=8, labelpad=3)
                 if place == 0:
                     axes.set_title(f"{column + 1}.", fontsize=10)
     return figure

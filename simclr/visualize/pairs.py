@@ -128,7 +128,9 @@ def draw(title: str, batch: FirstBatch, recipe: Recipe) -> Figure:
                 frame, style = FRAMES[min(view, 2)], "-" if view == 0 else "--"
                 # White below the colour, so that a crop's edge shows on any picture.
                 for colour, line, dash in (("white", 3.0, "-"), (frame, 1.6, style)):
-                    box = Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=line, linestyle=dash)
+                    box = Rectangle(
+                        corner, *size, fill=False, edgecolor=colour, linewidth=line, linestyle=dash, clip_on=False
+                    )
                     axes.add_patch(box)
             if row == 0:
                 axes.set_title("picture, crops", fontsize=10)
