@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -210,6 +211,8 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
         main()
     except (Refused, Requeue):
         raise
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except SystemExit as stop:
         hint = _hint(config_name, sys.argv[1:]) if stop.code else None
         if hint is not None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -88,6 +89,7 @@ class Sweep(Callback):
         shutil.rmtree(self.notes, ignore_errors=True)
         self.notes.mkdir(parents=True)
         _current = self
+        _tell_of_lost_processes(config.hydra.launcher._target_)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage lists its own plugins
         # joblib replaces a worker that has grown, and loading torch is growth.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
@@ -163,6 +165,29 @@ class Sweep(Callback):
 
 _current: Sweep | None = None
 _gpu_lock: FileLock | None = None  # held as long as this process lives
+
+
+# What joblib, submitit and Ray raise where a job's process has ended without an answer.
+LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError", "WorkerCrashedError"}
+
+
+def _tell_of_lost_processes(launcher: str) -> None:
+    """Let this launcher class say in one line that a job's process was killed; Hydra would print its insides."""
+    launcher_class: Any = Plugins.instance().class_name_to_class[launcher]
+    launch = launcher_class.launch
+
+    def launch_or_tell(*arguments: Any, **named: Any) -> Any:
+        try:
+            return launch(*arguments, **named)
+        except Exception as error:
+            if type(error).__name__ not in LOST:
+                raise
+            print(
+                "error: the process of a job was killed (out of memory?); repeat the command to go on", file=sys.stderr
+            )
+            raise Refused(1) from None
+
+    launcher_class.launch = launch_or_tell
 
 
 @cache
