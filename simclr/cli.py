@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -20,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from simclr import launch
+from simclr import launch, sweep
 from simclr.errors import InputError, Refused
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
@@ -132,9 +135,6 @@ class WritableOutput(Callback):
             raise Refused(1) from None
 
 
-_refused_in_sweep: list[str] = []
-
-
 @contextmanager
 def clear_errors(needs_less_memory: str) -> Iterator[None]:
     """Turn an InputError, a full disk and a lack of memory into one line and exit status 1; bugs keep their traceback.
@@ -142,6 +142,7 @@ def clear_errors(needs_less_memory: str) -> Iterator[None]:
     needs_less_memory: what to do where there is too little.
     In a sweep the other jobs still run, and the command's exit status is 1 at the end.
     """
+    said = "one of its processes has said why"
     try:
         yield
         return
@@ -153,9 +154,10 @@ def clear_errors(needs_less_memory: str) -> Iterator[None]:
             if message is None:
                 raise
             print(f"error: {message}", file=sys.stderr, flush=True)
+            said = message
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         raise Refused(1) from None
-    _refused_in_sweep.append(HydraConfig.get().runtime.output_dir)
+    sweep.refused[HydraConfig.get().runtime.output_dir] = said
 
 
 def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
@@ -190,21 +192,37 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 
 
+def prefer_own_configs() -> None:
+    """Let a file in configs/hydra stand for itself where a plugin has registered a choice of the same name.
+
+    Hydra would merge the two with a warning. Ours are whole, so that they compose without the plugin, too.
+    """
+    Plugins.instance()  # imports the plugins, which register their choices
+    registered: dict[str, Any] = ConfigStore.instance().repo["hydra"]
+    for path in CONFIGS.glob("hydra/*/*.yaml"):
+        registered.get(path.parent.name, {}).pop(path.name, None)
+
+
 def run_command(main: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
     keep_freed_memory()
+    prefer_own_configs()
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
     except (Refused, Requeue):
         raise
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except SystemExit as stop:
         hint = _hint(config_name, sys.argv[1:]) if stop.code else None
         if hint is not None:
             print(hint, file=sys.stderr)
         raise
-    if _refused_in_sweep:
-        raise SystemExit(f"error: {len(_refused_in_sweep)} of the sweep's runs did not train; see above")
+    finally:
+        failed = sweep.conclude()
+    if failed:
+        raise SystemExit(f"error: {failed} of the sweep's runs did not train; see above")
 
 
 def _hint(config_name: str, arguments: list[str]) -> str | None:

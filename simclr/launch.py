@@ -153,4 +153,4 @@ def _same_job(run_dir: Path) -> list[str]:
     fixed = ("hydra.run.dir=", "hydra.sweep.", "hydra.mode=")
     arguments += [override for override in hydra.overrides.hydra if not override.startswith(fixed)]
     quoted = str(run_dir).replace("'", "\\'")
-    return [*arguments, *hydra.overrides.task, f"hydra.run.dir='{quoted}'"]
+    return [*arguments, *hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir='{quoted}'"]
