@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def on_the_way_section(study: Study) -> list[str]:
     ]
     return [
         "## Linear top-1 while training went on",
-        "Mean over the seeds that have it, and its interval. These checkpoints are shown, and not tested.",
+        "Mean over the seeds that have it ± half its 95 % interval. These checkpoints are shown, and not tested.",
         table(["cell", *[outcome.label for outcome in outcomes]], rows),
     ]
 
@@ -47,10 +49,10 @@ def curves_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
 
 def time_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
     knn = any(tag == "val/knn_top1" for _, tag in study.curves)
-    caption = (
-        "k-NN top-1 while training went on, mean and range over seeds, and " if knn else ""
-    ) + f"{study.primary.label if study.outcomes else ''} at the end against the training time of each run"
-    drawn = figure_block(figures, "time", caption[0].upper() + caption[1:])
+    caption = "The training time of each run, and what it came to"
+    if knn:
+        caption += "; above it, k-NN top-1 while training went on: mean and range over seeds"
+    drawn = figure_block(figures, "time", caption)
     note = ["Within a run, time is taken to pass evenly from step to step."] if knn else []
     return ["## Accuracy against training time", *drawn, *note] if drawn else []
 
@@ -106,7 +108,7 @@ def ranking_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
         "is somewhat too small; rho among the means of cells stands beside it."
     )
     sentences = [ranking_sentence(r.metric.label, r.correlation, r.adjusted_p, primary) for r in study.rankings]
-    header = ["metric", "rho", "runs", "p", "Holm-adjusted p", "rho of cell means"]
+    header = ["metric", "rho", "runs", "p", "p (Holm)", "rho of cell means"]
     return [
         f"## Do loss and label-free metrics rank the runs as {primary} does?",
         text,
@@ -167,10 +169,24 @@ def provenance_section(study: Study, command: str) -> list[str]:
         found = dict.fromkeys(str(versions.get(package)) for versions in sets if isinstance(versions, dict))
         rows.append([literal(package), literal("; ".join(found))])
     rows.append(["seeds", ", ".join(map(str, study.seeds))])
+    sweep = _sweep_command(study)
     return [
         "## Provenance",
-        table(["", "value"], rows),
+        table(["", "value"], rows, words=2),
         "`runs.csv` holds every number of every run, `settings.csv` what all runs were configured to, `effects.csv`, "
-        "`ranking.csv` and `curves.csv` what the tables and figures show. This report was made by",
+        "`ranking.csv` and `curves.csv` what the tables and figures show. "
+        + (f"Beside the settings that all share, the runs are those of `{sweep}`. " if sweep else "")
+        + "This report was made by",
         f"```\n{command}\n```",
     ]
+
+
+def _sweep_command(study: Study) -> str | None:
+    """The overrides that make these cells; None where they are no full grid, or no single override makes a level."""
+    factors = study.design.factors
+    grid = math.prod(len(factor.levels) for factor in factors) == len(study.design.ordered_cells())
+    if not grid or any(" + " in factor.name or factor.name.endswith("_target_") for factor in factors):
+        return None
+    overrides = [f"{factor.name}={','.join(factor.levels)}" for factor in factors]
+    overrides.append(f"seed={','.join(map(str, study.seeds))}")
+    return f"python train.py -m {shlex.join(overrides)}"

@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
-WIDTH = 6.4  # inches, so that letters of 9 points are still read on a phone's width
+WIDTH = 5.2  # inches, so that letters of 9 points are still read on a phone's width
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -80,7 +80,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         width = max(map(len, labels))
-        figure.legend(handles, labels, loc="outside upper center", ncols=max(1, min(len(labels), 80 // (width + 8))))
+        figure.legend(handles, labels, loc="outside upper center", ncols=max(1, min(len(labels), 64 // (width + 8))))
 
 
 def _in_words(study: Study) -> str:
@@ -177,6 +177,7 @@ def _time(study: Study) -> Figure | None:
         _draw_curves(study, panels[0], "val/knn_top1", lambda steps, cell: steps * _minutes_a_step(study, cell))
         panels[0].set_ylabel("k-NN top-1, per cent")
         panels[0].set_xlabel("minutes of training (mean over seeds)")
+        panels[0].set_xlim(left=0)
     for cell in study.design.ordered_cells():
         runs = [run for run in timed if study.design.cells[run.name] == cell]
         minutes = [(run.number("metrics", "wall_seconds") or 0) / 60 for run in runs]
@@ -185,8 +186,6 @@ def _time(study: Study) -> Figure | None:
         panels[-1].scatter(minutes, final, marker=_marker(study, cell), s=26, **look)
     panels[-1].set_ylabel(_in_words(study))
     panels[-1].set_xlabel("minutes of training, whole run")
-    for axes in panels:
-        axes.set_xlim(left=0)
     _legend(figure, panels[-1])
     return figure
 
@@ -215,6 +214,7 @@ def _ranking(study: Study) -> Figure | None:
             axes.scatter(x, y, s=18, marker=_marker(study, cell), **_look(study, cell))
         axes.set_xlabel(r.metric.label + (" (less is better)" if r.metric.smaller_is_better else ""))
         axes.set_title(f"rho {r.correlation.rho:+.2f}".replace("-", "−"), fontsize=9)
+        axes.locator_params(nbins=4)
     for axes in panels[len(ranked) :]:
         axes.set_visible(False)
     figure.supylabel(_in_words(study), fontsize=9)

@@ -10,9 +10,9 @@ from simclr.report.effects import Estimate
 from simclr.report.wording import places_of, plain
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right."""
-    ruler = ["---", *["---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table, its first `words` columns to the left and the others, numbers, to the right."""
+    ruler = ["---"] * words + ["---:"] * (len(header) - words)
     return "\n".join("| " + " | ".join(map(_cell_text, row)) + " |" for row in [header, ruler, *rows])
 
 
@@ -39,4 +39,4 @@ def level(estimate: Estimate | None) -> str:
     places = min(places_of(estimate), 4)
     if estimate.low is None or estimate.high is None:
         return plain(estimate.mean, places)
-    return f"{plain(estimate.mean, places)} ({plain(estimate.low, places)} to {plain(estimate.high, places)})"
+    return f"{plain(estimate.mean, places)} ± {plain((estimate.high - estimate.low) / 2, places)}"

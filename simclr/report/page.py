@@ -14,18 +14,18 @@ from markdown_it.token import Token
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #d8d8d8; --shade: #f5f5f5; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #16181a; --line: #3a3d40; --shade: #202326; } }
-body { margin: 0 auto; max-width: 50rem; padding: 1rem 1rem 4rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; max-width: 52rem; padding: 1rem 1rem 4rem; color: var(--ink); background: var(--paper);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 h1, h2, li, p { overflow-wrap: anywhere; }
 li { margin-bottom: .35rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
 th { background: var(--shade); text-align: left; white-space: normal; vertical-align: bottom; }
-td:first-child { white-space: normal; min-width: 10rem; }
-.table.prose td { white-space: normal; text-align: left !important; overflow-wrap: anywhere; }
-img { display: block; width: 100%; max-width: 44rem; height: auto; background: #fff; border-radius: 4px; }
+td:not([style]) { white-space: normal; min-width: 7rem; }
+.table.prose td { min-width: 0; overflow-wrap: anywhere; }
+img { display: block; width: 100%; max-width: 36rem; height: auto; background: #fff; border-radius: 4px; }
 p > em:only-child { font-size: .86rem; }
 pre { overflow-x: auto; padding: .7rem; background: var(--shade); } code { font-size: .9em; }
 @media print { :root { --ink: #000; --paper: #fff; --line: #bbb; --shade: #f0f0f0; }

@@ -99,9 +99,9 @@ def _cells(study: Study, figures: Mapping[str, Path]) -> list[str]:
         rows.append([literal(study.design.label(cell)), str(len(study.of_cell(cell))), *map(level, estimates)])
     blocks = [
         "## The cells",
-        "Mean over seeds, and its 95 % interval (Student t) where there are two seeds or more. Accuracies are per "
-        "cent. Cells that share a seed share the initial backbone and the order of the pictures, so their differences "
-        "are known better than these intervals suggest: compare cells by the effects below.",
+        "Mean over seeds ± half its 95 % interval (Student t), where there are two seeds or more. Accuracies are "
+        "per cent. Cells that share a seed share the initial backbone and the order of the pictures, so their "
+        "differences are known better than these intervals suggest: compare cells by the effects below.",
         table(["cell", "runs", *[literal(outcome.label) for outcome in shown]], rows),
     ]
     if len(study.seeds) == 1 and study.primary.file == "linear_eval":
@@ -140,8 +140,8 @@ def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
     )
     if tested:
         text += (
-            f"{tested} {'effect is' if tested == 1 else 'effects are'} tested here, and an effect is claimed only where "
-            "its 95 % interval excludes 0 and its p-value, adjusted for that number (Holm), is below 0.05."
+            f"{tested} {'effect is' if tested == 1 else 'effects are'} tested here, and an effect is claimed only "
+            "where its 95 % interval excludes 0 and its p-value, adjusted for that number (Holm), is below 0.05."
         )
     else:
         text += "There are too few seeds to test any."
@@ -173,8 +173,8 @@ def _effect_table(effects: Sequence[Tested], with_outcome: bool = False) -> str:
         estimate = t.effect.estimate
         rows.append(
             [
-                literal(named(t.effect)),
                 *([literal(t.outcome.label)] if with_outcome else []),
+                literal(named(t.effect)),
                 "–" if estimate is None else signed(estimate.mean, places_of(estimate)),
                 "–" if estimate is None else interval(estimate),
                 "0" if estimate is None else str(estimate.n),
@@ -183,8 +183,9 @@ def _effect_table(effects: Sequence[Tested], with_outcome: bool = False) -> str:
                 "yes" if is_claimed(t.effect, t.adjusted_p) else "no",
             ]
         )
-    middle = ["outcome"] if with_outcome else []
-    return table(["effect", *middle, "change", "95 % interval", "seeds", "p", "Holm-adjusted p", "claimed"], rows)
+    words = ["outcome", "effect"] if with_outcome else ["effect"]
+    header = [*words, "change", "95 % interval", "seeds", "p", "p (Holm)", "claimed"]
+    return table(header, rows, words=len(words))
 
 
 def _secondary(study: Study) -> list[str]:
@@ -193,7 +194,8 @@ def _secondary(study: Study) -> list[str]:
     tested = sum(t.adjusted_p is not None for t in study.secondary_effects)
     text = (
         f"{tested} effects on the {len(study.outcomes) - 1} outcomes that all runs have are tested, as a family of "
-        "their own: p-values are adjusted for their number. They are secondary: they help to read the primary outcome, and decide nothing. "
+        "their own: p-values are adjusted for their number. "
+        "They are secondary: they help to read the primary outcome, and decide nothing. "
         "Changes of accuracies are in points."
     )
     if any(outcome.file == "metrics" and outcome.key.startswith("train/") for outcome in study.outcomes):

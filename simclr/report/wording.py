@@ -36,12 +36,10 @@ def seeds(n: int) -> str:
 
 
 def named(effect: Effect) -> str:
-    """What is compared: "augmentation modified against baseline"; for an interaction, with both factors."""
-    sides = [
-        f"{factor} {level} against {reference}"
-        for factor, level, reference in zip(effect.factors, effect.levels, effect.references, strict=True)
-    ]
-    return " × ".join(sides)
+    """What is compared: "augmentation: modified against baseline"; "augmentation modified × head slim"."""
+    if effect.kind == "main":
+        return f"{effect.factors[0]}: {effect.levels[0]} against {effect.references[0]}"
+    return " × ".join(f"{factor} {level}" for factor, level in zip(effect.factors, effect.levels, strict=True))
 
 
 def places_of(estimate: Estimate) -> int:
@@ -68,16 +66,19 @@ def effect_sentence(effect: Effect, outcome: str, unit: str, adjusted_p: float |
 
     adjusted_p: Holm's, among the `tested` effects.
     """
-    subject = named(effect)
+    sides = list(zip(effect.factors, effect.levels, effect.references, strict=True))
     estimate = effect.estimate
     if estimate is None:
         why = "no seed has every cell that it needs" if effect.cells else "no setting of the others has both levels"
-        return f"{subject}: the effect on {outcome} cannot be estimated: {why}."
+        return f"{named(effect)}: the effect on {outcome} cannot be estimated: {why}."
     places = places_of(estimate)
     amount = " ".join(filter(None, [signed(estimate.mean, places), unit]))
-    head = f"{subject} changes {outcome} by {amount}"
-    if effect.kind == "interaction":
-        head = f"{subject}: both together change {outcome} by {amount} more than the sum of each alone"
+    if effect.kind == "main":
+        factor, level, reference = sides[0]
+        head = f"{factor} {level} against {reference} changes {outcome} by {amount}"
+    else:
+        both = listed([f"{factor} ({level} against {reference})" for factor, level, reference in sides])
+        head = f"the interaction of {both} on {outcome} is {amount}"
     if estimate.n < 2:
         return f"{head} (1 seed: no interval): nothing can be concluded from one seed."
     if estimate.low is None or estimate.high is None:
@@ -92,7 +93,8 @@ def effect_sentence(effect: Effect, outcome: str, unit: str, adjusted_p: float |
             f"{measured}: this interval on its own excludes 0, but among {tested} effects tested it does not stand out "
             f"(Holm-adjusted p = {adjusted}), so no effect is claimed. {excluded}"
         )
-    direction = "an increase" if estimate.mean > 0 else "a decrease"
+    words = ("an increase", "a decrease") if effect.kind == "main" else ("together more", "together less")
+    direction = words[estimate.mean < 0] + ("" if effect.kind == "main" else " than the sum of the two effects")
     among = "" if tested == 1 or adjusted_p is None else f", also among {tested} effects tested ({_holm(adjusted_p)})"
     return f"{measured}: the interval excludes 0{among}: {direction}. {excluded}"
 
@@ -106,7 +108,7 @@ def _excluded(estimate: Estimate, places: int, unit: str) -> str:
     assert estimate.low is not None
     assert estimate.high is not None
     low, high = (" ".join(filter(None, [signed(bound, places), unit])) for bound in (estimate.low, estimate.high))
-    return f"Changes below {low} and above {high} are excluded."
+    return f"Values below {low} and above {high} are excluded."
 
 
 def ranking_sentence(metric: str, correlation: RankCorrelation, adjusted_p: float | None, primary: str) -> str:
