@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from simclr.report.wording import is_claimed
 # Okabe and Ito (2008), without the yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P")  # one fewer than colours, so that many cells get pairs of their own
 GREY = "#666666"
 WIDTH = 5.2  # inches, so that letters of 9 points are still read on a phone's width
 STYLE: Any = {
@@ -79,8 +80,9 @@ def _panels(rows: int, height: float, columns: int = 1) -> tuple[Figure, list[Ax
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        width = max(map(len, labels))
-        figure.legend(handles, labels, loc="outside upper center", ncols=max(1, min(len(labels), 64 // (width + 8))))
+        columns = max(1, min(len(labels), 64 // (max(map(len, labels)) + 8)))
+        figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(labels) / columns))  # panels keep theirs
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def _in_words(study: Study) -> str:
@@ -135,7 +137,7 @@ def _effects(study: Study) -> Figure | None:
 def _short(effect: Effect) -> str:
     if effect.kind == "interaction":
         return "interaction\n" + " × ".join(effect.levels)
-    return f"{effect.factors[0]}\n{effect.levels[0]} − {effect.references[0]}"
+    return f"{effect.factors[0]}\n{effect.levels[0]} against {effect.references[0]}"
 
 
 def _curves(study: Study) -> Figure | None:
@@ -217,6 +219,7 @@ def _ranking(study: Study) -> Figure | None:
         axes.locator_params(nbins=4)
     for axes in panels[len(ranked) :]:
         axes.set_visible(False)
-    figure.supylabel(_in_words(study), fontsize=9)
+    for axes in panels[::columns]:
+        axes.set_ylabel(_in_words(study))
     _legend(figure, panels[0])
     return figure

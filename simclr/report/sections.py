@@ -54,25 +54,23 @@ def _summary(study: Study) -> list[str]:
     design = study.design
     varied = [f"{literal(f.name)} ({listed([literal(level) for level in f.levels])})" for f in design.factors]
     what = f"vary {listed(varied)}, and the seed" if varied else "differ in the seed alone"
-    if not varied and len(study.runs) == 1:
-        what = "are one: nothing varies"
     cells = len(design.ordered_cells())
     counted = f"{len(study.runs)} finished {'run' if len(study.runs) == 1 else 'runs'}"
     facts = [f"The runs {what}: {counted}, {cells} {'cell' if cells == 1 else 'cells'}, {seeds(len(study.seeds))}."]
+    if len(study.runs) == 1:
+        facts = ["There is one finished run."]
     if study.unfinished:
         facts.append(f"Left out, not finished: {listed([literal(name) for name in study.unfinished])}.")
     if study.repeated:
         facts.append(f"Left out, a cell and seed met before: {listed([literal(name) for name in study.repeated])}.")
     if design.derived:
         facts.append(f"Follows from the others, so no factor: {listed([literal(name) for name in design.derived])}.")
-    if study.outcomes and study.primary != LINEAR:
+    if study.primary != LINEAR:
         facts.append(f"No run has a linear_eval.json, so {study.primary.label} stands in as the primary outcome.")
     facts += mixed(study)
     blocks = [f"# What the runs in {literal(study.folder.resolve().name)} show", bullets(facts)]
-    if not study.outcomes:
-        return [*blocks, "No run has an outcome to compare: run `python linear_eval.py run=RUN_DIR` for each."]
     if design.factors:
-        blocks += ["**In short**", bullets(_sentences(study, study.primary_effects))]
+        blocks += ["**In short**", bullets(_sentences(study.primary_effects))]
     if len(study.seeds) == 1:
         blocks.append(
             "**With one seed nothing can be concluded**: how much runs differ by chance alone is not known. Repeat the "
@@ -81,16 +79,16 @@ def _summary(study: Study) -> list[str]:
     return blocks
 
 
-def _sentences(study: Study, tested: Sequence[Tested]) -> list[str]:
-    number = sum(t.adjusted_p is not None for t in tested)
-    return [
-        literal(effect_sentence(t.effect, t.outcome.label, t.outcome.unit, t.adjusted_p, number)) for t in tested
-    ] or [f"No effect on {study.primary.label} can be estimated."]
+def _sentences(tested: Sequence[Tested]) -> list[str]:
+    estimated = [t for t in tested if t.effect.estimate is not None]
+    sentences = _sentences_of(estimated, sum(t.adjusted_p is not None for t in tested))
+    beyond = [literal(named(t.effect)) for t in tested if t.effect.estimate is None]
+    if beyond:
+        sentences.append(f"Not estimated, as no seed has every cell needed: {'; '.join(beyond)}.")
+    return sentences
 
 
 def _cells(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    if not study.outcomes:
-        return []
     untrained = Outcome("linear_eval_untrained", "top1", "linear top-1, untrained", "points")
     shown = [*study.outcomes, *([untrained] if having(study.runs, untrained) else [])]
     rows = []

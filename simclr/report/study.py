@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from simclr.errors import InputError
 from simclr.report.curves import Curves, read_curves
 from simclr.report.effects import (
     Effect,
@@ -102,6 +103,10 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
             runs.append(run)
             met.add(place)
     outcomes = find_outcomes(runs)
+    if not outcomes:
+        raise InputError(
+            f"no run below {folder} has an outcome; run python linear_eval.py run=RUN_DIR for each of them"
+        )
     primary, secondary = outcomes[:1], [o for o in outcomes[1:] if len(having(runs, o)) == len(runs)]
     return Study(
         folder=folder,
@@ -113,7 +118,7 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
         partial=[outcome for outcome in outcomes[1:] if outcome not in secondary],
         primary_effects=_tested(runs, design, primary),
         secondary_effects=_tested(runs, design, secondary),
-        rankings=_rankings(runs, design, primary[0]) if primary else [],
+        rankings=_rankings(runs, design, primary[0]),
         curves=read_curves(runs, folder / "curves.csv"),
     )
 

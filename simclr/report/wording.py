@@ -69,8 +69,7 @@ def effect_sentence(effect: Effect, outcome: str, unit: str, adjusted_p: float |
     sides = list(zip(effect.factors, effect.levels, effect.references, strict=True))
     estimate = effect.estimate
     if estimate is None:
-        why = "no seed has every cell that it needs" if effect.cells else "no setting of the others has both levels"
-        return f"{named(effect)}: the effect on {outcome} cannot be estimated: {why}."
+        return f"{named(effect)}: its effect on {outcome} cannot be estimated, as no seed has every cell that it needs."
     places = places_of(estimate)
     amount = " ".join(filter(None, [signed(estimate.mean, places), unit]))
     if effect.kind == "main":
@@ -78,7 +77,7 @@ def effect_sentence(effect: Effect, outcome: str, unit: str, adjusted_p: float |
         head = f"{factor} {level} against {reference} changes {outcome} by {amount}"
     else:
         both = listed([f"{factor} ({level} against {reference})" for factor, level, reference in sides])
-        head = f"the interaction of {both} on {outcome} is {amount}"
+        head = f"The interaction of {both} on {outcome} is {amount}"
     if estimate.n < 2:
         return f"{head} (1 seed: no interval): nothing can be concluded from one seed."
     if estimate.low is None or estimate.high is None:
@@ -91,7 +90,7 @@ def effect_sentence(effect: Effect, outcome: str, unit: str, adjusted_p: float |
         adjusted = "–" if adjusted_p is None else p_value(adjusted_p)
         return (
             f"{measured}: this interval on its own excludes 0, but among {tested} effects tested it does not stand out "
-            f"(Holm-adjusted p = {adjusted}), so no effect is claimed. {excluded}"
+            f"(Holm-adjusted p = {adjusted}), so no effect is claimed."
         )
     words = ("an increase", "a decrease") if effect.kind == "main" else ("together more", "together less")
     direction = words[estimate.mean < 0] + ("" if effect.kind == "main" else " than the sum of the two effects")
@@ -108,7 +107,7 @@ def _excluded(estimate: Estimate, places: int, unit: str) -> str:
     assert estimate.low is not None
     assert estimate.high is not None
     low, high = (" ".join(filter(None, [signed(bound, places), unit])) for bound in (estimate.low, estimate.high))
-    return f"Values below {low} and above {high} are excluded."
+    return f"It excludes values below {low} and above {high}."
 
 
 def ranking_sentence(metric: str, correlation: RankCorrelation, adjusted_p: float | None, primary: str) -> str:
