@@ -228,6 +228,25 @@ def test_what_varies_together_is_one_factor(tmp_path, cells):
     assert study(tmp_path).design.label(("modified", "64")) == "modified · hidden_features=64"
 
 
+def test_factors_do_not_depend_on_this_projects_options(tmp_path, cells):
+    """Options of another checkout, with baseline not the first of them; a copied setting; one that follows from two."""
+    configs = tmp_path / "configs"
+    (configs / "head").mkdir(parents=True)
+    (configs / "head" / "baseline.yaml").write_text("hidden_features: 512\n")
+    (configs / "head" / "alternative.yaml").write_text("defaults: [baseline]\nhidden_features: 256\n")
+    images = iter((100, 200, 300, 400))
+    for head in ("baseline", "slim"):
+        for t in (0.1, 0.2):
+            changes = {"temperature": t, "method__temperature": t, "limit_images": next(images)}
+            write_run(tmp_path / f"{head}-{t}", cells["modified", head], 0, 40.0, **changes)
+    found = study_sweep(tmp_path, configs, {}).design
+    assert {f.name: f.levels for f in found.factors} == {
+        "temperature": ("0.1", "0.2"),
+        "head": ("baseline", "alternative"),
+    }
+    assert found.derived == ("limit_images",)
+
+
 def test_only_the_seed_varies(tmp_path, cells):
     for seed, top1 in enumerate((40.0, 41.0, 43.0)):
         write_run(tmp_path / f"s{seed}", cells["modified", "slim"], seed, top1)
