@@ -1,0 +1,213 @@
+"""Which settings a sweep varies, and what their levels are called."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simclr.errors import InputError
+from simclr.report.runs import Run, flat
+
+# What a run is called, where things lie and how it restarts is no part of what it computes; the seed is the replicate.
+NO_FACTOR = {"name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"}
+ABSENT = "(none)"
+
+Cell = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What varies, with the reference as its first level. is_group: the levels are options of a configuration group."""
+
+    name: str
+    levels: tuple[str, ...]
+    is_group: bool
+
+    @property
+    def reference(self) -> str:
+        return self.levels[0]
+
+
+@dataclass(frozen=True)
+class Design:
+    """The factors of a sweep, the cell (a level of each factor) of every run, and settings that follow from others."""
+
+    factors: tuple[Factor, ...]
+    cells: Mapping[str, Cell]
+    derived: tuple[str, ...]
+
+    def label(self, cell: Cell) -> str:
+        """A cell in words: "modified · slim", "temperature=0.2"."""
+        parts = [
+            level if factor.is_group else f"{factor.name.rsplit('.', 1)[-1]}={level}"
+            for factor, level in zip(self.factors, cell, strict=True)
+        ]
+        return " · ".join(parts) or "all runs"
+
+    def ordered_cells(self) -> list[Cell]:
+        """The cells that have a run, those of reference levels first."""
+        return sorted(
+            set(self.cells.values()),
+            key=lambda cell: [f.levels.index(level) for f, level in zip(self.factors, cell, strict=True)],
+        )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    is_group: bool
+    values: tuple[str, ...]  # of each run
+
+    @property
+    def partition(self) -> tuple[int, ...]:
+        """The same for two candidates that vary together: each run's level, numbered in order of appearance."""
+        first = list(dict.fromkeys(self.values))
+        return tuple(first.index(value) for value in self.values)
+
+
+def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str]) -> Design:
+    """The factors that vary among `runs`.
+
+    A configuration group whose content is one of its options in every run is one factor, with the options' names as
+    levels. Settings that vary together are one factor; those that follow from other factors are none.
+    configs: the folder of the configuration groups. references: factor name -> its reference level, where it shall not
+    be `baseline` or the first in sorted order. Raises InputError for a reference that no run has.
+    """
+    varying = _varying_settings(runs)
+    candidates = []
+    for group in dict.fromkeys(key.split(".")[0] for key in varying):
+        own = [key for key in varying if key.split(".")[0] == group]
+        options = _options(configs / group)
+        chosen = [_chosen_option(run, group, own, options) for run in runs] if options else [None]
+        if None in chosen:
+            candidates += [_Candidate(key, False, tuple(_shown(run.settings, key) for run in runs)) for key in own]
+        else:
+            candidates.append(_Candidate(group, True, tuple(map(str, chosen))))
+    candidates = [candidate for candidate in candidates if len(set(candidate.values)) > 1]
+
+    together: dict[tuple[int, ...], list[_Candidate]] = {}
+    for candidate in candidates:
+        together.setdefault(candidate.partition, []).append(candidate)
+    accepted: list[tuple[int, ...]] = []
+    derived: list[str] = []
+    for partition in sorted(together, key=lambda p: max(p)):  # few levels first: they are what the others follow from
+        known = list(zip(*accepted, strict=True)) if accepted else [()] * len(runs)
+        if len(set(zip(known, partition, strict=True))) == len(set(known)):
+            derived += [candidate.name for candidate in together[partition]]
+        else:
+            accepted.append(partition)
+    accepted.sort(key=list(together).index)  # the configuration's order again
+    merged = [_merge(together[partition]) for partition in accepted]
+    unknown = set(references) - {candidate.name for candidate in merged}
+    if unknown:
+        names = ", ".join(candidate.name for candidate in merged) or "nothing but the seed"
+        raise InputError(f"--reference {sorted(unknown)[0]}: the runs do not vary it; they vary {names}")
+    factors = tuple(_factor(candidate, references.get(candidate.name)) for candidate in merged)
+    cells = {run.name: tuple(candidate.values[i] for candidate in merged) for i, run in enumerate(runs)}
+    return Design(factors, cells, tuple(derived))
+
+
+def _varying_settings(runs: Sequence[Run]) -> list[str]:
+    keys = dict.fromkeys(key for run in runs for key in run.settings if key not in NO_FACTOR)
+    several_seeds = len({run.seed for run in runs}) > 1
+    return [
+        key
+        for key in keys
+        if len({_shown(run.settings, key) for run in runs}) > 1
+        and not (several_seeds and all(run.settings.get(key) == run.seed for run in runs))
+    ]
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return ABSENT
+    value = settings[key]
+    if key.endswith("_target_"):
+        return str(value).rsplit(".", 1)[-1]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _options(folder: Path) -> dict[str, dict[str, Any]]:
+    """The flattened content of each option of a configuration group, under its name."""
+    return {path.stem: _option(path) for path in sorted(folder.glob("*.yaml"))}
+
+
+def _option(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text()) or {}
+    result: dict[str, Any] = {}
+    for base in content.pop("defaults", []):
+        if isinstance(base, str) and base != "_self_" and (path.parent / f"{base}.yaml").exists():
+            result |= _option(path.parent / f"{base}.yaml")
+    return result | flat(content)
+
+
+def _chosen_option(run: Run, group: str, varying: list[str], options: dict[str, dict[str, Any]]) -> str | None:
+    """The one option that a run's group agrees with in all that varies; where several do, in everything."""
+    for keys in (varying, [key for key in run.settings if key.startswith(f"{group}.")]):
+        agree = [
+            name
+            for name, option in options.items()
+            if all(_agrees(run.settings, key, option, key.removeprefix(f"{group}.")) for key in keys)
+        ]
+        if len(agree) == 1:
+            return agree[0]
+    return None
+
+
+def _agrees(settings: Mapping[str, Any], key: str, option: Mapping[str, Any], own_key: str) -> bool:
+    if (key in settings) != (own_key in option):
+        return False
+    if key not in settings:
+        return True
+    expected = option[own_key]
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", expected) if isinstance(expected, str) else None
+    if reference is not None:
+        expected = settings.get(reference[1])
+    elif isinstance(expected, str) and "${" in expected:
+        return True  # what Hydra computes is not known here
+    return _plain(settings[key]) == _plain(expected)
+
+
+def _plain(value: Any) -> Any:
+    """YAML 1.1 takes 3e-4 for text, Hydra for a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _merge(candidates: list[_Candidate]) -> _Candidate:
+    """Candidates that vary together as one: each configuration group once, and a copied value not at all."""
+    parts: dict[str, _Candidate] = {}
+    values: set[tuple[str, ...]] = set()
+    for candidate in sorted(candidates, key=lambda c: c.name.count(".")):  # a top-level key before what copies it
+        group = candidate.name.split(".")[0]
+        if group not in parts and candidate.values not in values:
+            parts[group] = candidate
+            values.add(candidate.values)
+    chosen = list(parts.values())
+    if len(chosen) == 1:
+        return chosen[0]
+    levels = tuple(" + ".join(level) for level in zip(*(candidate.values for candidate in chosen), strict=True))
+    return _Candidate(" + ".join(candidate.name for candidate in chosen), True, levels)
+
+
+def _factor(candidate: _Candidate, reference: str | None) -> Factor:
+    levels = sorted(set(candidate.values), key=_by_size)
+    if reference is not None and reference not in levels:
+        raise InputError(f"--reference {candidate.name}={reference}: no run has it; there are {', '.join(levels)}")
+    first = reference or next((level for level in levels if set(level.split(" + ")) == {"baseline"}), levels[0])
+    return Factor(candidate.name, (first, *(level for level in levels if level != first)), candidate.is_group)
+
+
+def _by_size(level: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(level), level)
+    except ValueError:
+        return (1, 0.0, level)

@@ -1,0 +1,88 @@
+"""Which numbers of a run are outcomes, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from simclr.report.factors import Cell, Design
+from simclr.report.runs import Run
+
+HEADLINES = {"top1": "top-1", "top5": "top-5", "knn_top1": "k-NN top-1", "mean_iou": "mean IoU"}
+SMALLER_IS_BETTER = ("loss", "alignment", "uniformity")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One number of a run: `key` of `file` ("metrics" or an evaluation's name), in words, and the unit of a change."""
+
+    file: str
+    key: str
+    label: str
+    unit: str  # "points" for per cent, else ""
+
+    @property
+    def column(self) -> str:
+        """Its column in the CSV files."""
+        return self.key if self.file == "metrics" else f"{self.file}/{self.key}"
+
+    @property
+    def smaller_is_better(self) -> bool:
+        return self.column.endswith(SMALLER_IS_BETTER)
+
+    def of(self, run: Run) -> float | None:
+        return run.number(self.file, self.key)
+
+
+LINEAR = Outcome("linear_eval", "top1", "linear top-1", "points")
+KNN = (
+    Outcome("linear_eval", "knn_top1", "k-NN top-1", "points"),
+    Outcome("knn_eval", "top1", "k-NN top-1", "points"),
+    Outcome("metrics", "val/knn_top1", "k-NN top-1", "points"),
+)
+TRAINING = (
+    Outcome("metrics", "train/loss", "training loss", ""),
+    Outcome("metrics", "train/top1", "contrastive top-1", "points"),
+)
+
+
+def find_outcomes(runs: Sequence[Run]) -> list[Outcome]:
+    """The outcomes that at least one run has, the primary one first: linear top-1, or the next where no run has it.
+
+    k-NN accuracy counts once, from the file that most runs have. Encoders before and during training are no outcomes.
+    """
+    knn = max(KNN, key=lambda outcome: len(having(runs, outcome)))
+    found = [LINEAR, Outcome("linear_eval", "top5", "linear top-5", "points"), knn]
+    for file in sorted({file for run in runs for file in run.evaluations}):
+        if file in ("linear_eval", "knn_eval") or "untrained" in file or "epoch-" in file:
+            continue
+        kind, _, variant = file.partition("_eval")
+        name = f"{kind} ({variant.strip('_')})" if variant.strip("_") else kind
+        keys = dict.fromkeys(key for run in runs for key in run.evaluations.get(file, {}))
+        for key in keys:
+            # A headline number is known by its name, or by the interval that stands beside it.
+            if key in HEADLINES or {f"{key}_low", f"{key}_high"} <= set(keys):
+                unit = "points" if "top" in key else ""
+                found.append(Outcome(file, key, f"{name} {HEADLINES.get(key, key.replace('_', ' '))}", unit))
+    return [outcome for outcome in [*found, *TRAINING] if having(runs, outcome)]
+
+
+def label_free_metrics(runs: Sequence[Run]) -> list[Outcome]:
+    """What is known of a representation without labels, and the training's own numbers."""
+    keys = sorted({key for run in runs for key in run.metrics if key.startswith(("features/", "embeddings/"))})
+    metrics = [Outcome("metrics", key, key, "") for key in keys]
+    return [outcome for outcome in [*TRAINING, *metrics] if having(runs, outcome)]
+
+
+def having(runs: Sequence[Run], outcome: Outcome) -> list[Run]:
+    return [run for run in runs if outcome.of(run) is not None]
+
+
+def by_cell(runs: Sequence[Run], design: Design, outcome: Outcome) -> Mapping[Cell, Mapping[int, float]]:
+    """Cell -> seed -> value, for the runs that have it."""
+    values: dict[Cell, dict[int, float]] = {}
+    for run in runs:
+        value = outcome.of(run)
+        if value is not None:
+            values.setdefault(design.cells[run.name], {})[run.seed] = value
+    return values
