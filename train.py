@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from simclr.cli import as_dict, build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
@@ -141,9 +142,28 @@ def starting_point(run_dir: Path, config: DictConfig, total_steps: int) -> tuple
     return found.path, step
 
 
+def evaluate(run_dir: Path, protocols: list[str]) -> None:
+    """Evaluate a finished run by each of the protocols, as linear_eval.py does; what has been judged is left alone."""
+    from simclr import distributed
+    from simclr.judge import judge
+
+    for protocol in protocols:
+        if not distributed.from_first((run_dir / f"{protocol}_eval.json").exists()):
+            config = compose("linear_eval", [f"protocol={protocol}"])
+            config.run = str(run_dir)
+            judge(config)
+
+
 def last_accuracy(run_dir: Path) -> float | None:
     """The k-NN accuracy in a finished run's metrics.json (per cent)."""
     return json.loads((run_dir / "metrics.json").read_text()).get("val/knn_top1")
+
+
+def check_protocols(protocols: object) -> None:
+    """Raise InputError unless `evaluate` lists protocols that need nothing but a run."""
+    known = ("linear", "knn", "localize")
+    if not isinstance(protocols, ListConfig) or not set(protocols) <= set(known):
+        raise InputError(f"evaluate={protocols} is not usable; it lists protocols, of {', '.join(known)}")
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -153,6 +173,7 @@ def main(config: DictConfig) -> float | None:
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0)
         check_number(config, "requeue_exit_code", 2, 255)  # 1 is an error's
+        check_protocols(config.evaluate)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
         run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -164,7 +185,9 @@ def main(config: DictConfig) -> float | None:
             launch.launch(__file__, run_dir, processes, config.requeue_exit_code)
             return last_accuracy(run_dir)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():
-            return train(config)
+            accuracy = train(config)
+            evaluate(run_dir, config.evaluate)
+            return accuracy
     return None
 
 

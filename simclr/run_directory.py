@@ -46,7 +46,7 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
 
 def clear(run_dir: Path) -> None:
     """Delete what an earlier training and its evaluation left."""
-    names = ("metrics.json", "backbone.safetensors", "hparams.yaml", "linear_eval*.json", "events.out.tfevents.*")
+    names = ("metrics.json", "backbone.safetensors", "hparams.yaml", "*_eval*.json", "events.out.tfevents.*")
     for leftover in (path for name in names for path in run_dir.glob(name)):
         leftover.unlink()
     for folder in ("checkpoints", "features", "figures"):

@@ -1,0 +1,152 @@
+"""Fine-tuning: the whole network, trained on with a share of the labels (Chen et al. 2020, section 4.2 and B.5)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+
+from simclr.augment import batched
+from simclr.augment.recipe import Recipe
+from simclr.data.store import ImageStore
+from simclr.errors import InputError
+from simclr.evaluation.features import extract
+from simclr.evaluation.protocol import Judgement, Protocol, Subject, accuracy, held_out_tenth, interval_words
+from simclr.numbers import is_finite, is_whole
+from simclr.randomness import generator
+
+MOMENTUM = 0.9
+CROP_AND_FLIP: dict[str, Any] = {
+    "crop_ratio": [3 / 4, 4 / 3],
+    "flip_p": 0.5,
+    "solarize_p": 0,
+    "solarize_threshold": 128,
+    "jitter_p": 0,
+    "brightness": 0,
+    "contrast": 0,
+    "saturation": 0,
+    "hue": 0,
+    "grayscale_p": 0,
+    "blur_kernel": 1,  # a blur of one pixel is none
+    "blur_sigma": [1, 1],
+}
+
+
+def balanced(labels: np.ndarray, share: float) -> np.ndarray:
+    """Which pictures keep their labels: of every class the same share, at least one; int64 indices, ascending.
+
+    labels: int64 [N]. It depends on the labels alone, so all runs get the same pictures; a smaller share's are among a
+    larger one's.
+    """
+    random, chosen = np.random.default_rng(0), []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+class Finetune(Protocol):
+    """Top-1 of the whole network after supervised training; its encoder's copy is trained, the subject's stays.
+
+    labels: the share of training labels, of every class alike, greater than 0 and at most 1.
+    lr: learning rates to choose from, on a held-out tenth of the labelled pictures; one alone needs no choice.
+    epochs, batch_size: of each training. SGD with Nesterov momentum 0.9, cosine schedule, no weight decay. Pictures are
+    cropped (crop_scale: range of the area's share) and flipped; a CUDA device computes in bfloat16 where it can.
+    """
+
+    name = "finetune"
+    reads_features = False
+
+    def __init__(
+        self, labels: float, lr: Sequence[float], epochs: int, batch_size: int, crop_scale: Sequence[float]
+    ) -> None:
+        if not is_finite(labels) or not 0 < labels <= 1:
+            raise InputError(f"labels={labels} is not usable; it is a share, greater than 0 and at most 1")
+        if not isinstance(lr, Sequence) or not lr or not all(is_finite(rate) and rate > 0 for rate in lr):
+            raise InputError(f"protocol.lr={lr} is not usable; it lists one or more numbers greater than 0")
+        for key, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2)):
+            if not is_whole(value) or value < least:
+                raise InputError(f"protocol.{key}={value} is not usable; it is a whole number, {least} or more")
+        self.labels, self.lr, self.epochs, self.batch_size = labels, lr, epochs, batch_size
+        self.crop_scale = list(crop_scale)
+
+    def suffix(self) -> str:
+        return f"_labels-{self.labels:g}"
+
+    def check(self, subject: Subject) -> None:
+        super().check(subject)
+        if subject.head is not None:
+            raise InputError("protocol=finetune trains the encoder; use it with layer=features")
+
+    def judge(self, subject: Subject) -> Judgement:
+        assert subject.train.labels is not None, "Protocol.check"
+        labelled = subject.train.select(balanced(subject.train.labels, self.labels))
+        best = self.lr[0]
+        if len(self.lr) > 1:
+            held_out, rest = (labelled.select(rows.numpy()) for rows in held_out_tenth(len(labelled)))
+            found = {
+                lr: self._right(self.train(subject, rest, lr, f"Trying lr {lr:g}"), held_out, subject.device)
+                for lr in self.lr
+            }
+            best = max(self.lr, key=lambda lr: found[lr].float().mean().item())
+        network = self.train(subject, labelled, best, "Fine-tuning")
+        numbers = accuracy(self._right(network, subject.val, subject.device)) | {
+            "labels": self.labels,
+            "labelled_images": len(labelled),
+            "lr": best,
+        }
+        words = (
+            f"whole network and a linear classifier trained on {len(labelled)} labelled pictures (a share of "
+            f"{self.labels:g} of every class, the same for every run) for {self.epochs} epochs, batch "
+            f"{self.batch_size}, SGD with momentum {MOMENTUM}, cosine schedule, crops and flips; learning rate chosen "
+            f"from {list(self.lr)} on a held-out tenth of them, refit on all; validation labels read once; "
+            f"{interval_words()}"
+        )
+        line = (
+            "fine-tuned top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f}), "
+            "{labelled_images} labels, lr {lr:g}"
+        )
+        return Judgement(numbers, {"finetune": words}, [line.format(**numbers)])
+
+    def train(self, subject: Subject, store: ImageStore, lr: float, title: str) -> nn.Module:
+        """A copy of the subject's encoder with a classifier behind it, trained on `store`: pictures to class scores."""
+        assert store.labels is not None, "Protocol.check"
+        _, size, _, _ = store.pixels.shape
+        recipe = Recipe(size, crop_scale=self.crop_scale, **CROP_AND_FLIP)
+        encoder = copy.deepcopy(subject.encoder)
+        width = extract(encoder, store.select(np.arange(1)), subject.device).shape[1]
+        classifier = nn.Linear(width, len(store.classes), device=subject.device)
+        nn.init.zeros_(classifier.weight)
+        nn.init.zeros_(classifier.bias)
+        network = nn.Sequential(encoder, classifier).train()
+        labels = torch.from_numpy(store.labels).to(subject.device)
+        batch = min(self.batch_size, len(store))
+        steps = self.epochs * (len(store) // batch)
+        optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        low = torch.autocast(subject.device.type, torch.bfloat16, enabled=subject.device.type == "cuda")
+        for step in track(range(steps), title):
+            epoch, place = divmod(step, len(store) // batch)
+            order = torch.randperm(len(store), generator=generator("finetune order", epoch))
+            rows = order[place * batch : (place + 1) * batch]
+            pictures = store.gather(rows.numpy()).to(subject.device)
+            draws = recipe.draw(len(rows), size, size, generator("finetune views", step))
+            views = batched.augment(pictures, draws, recipe).contiguous(memory_format=torch.channels_last)
+            with low:
+                loss = F.cross_entropy(network(views), labels[rows.to(subject.device)])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        return network
+
+    @staticmethod
+    def _right(network: nn.Module, store: ImageStore, device: torch.device) -> Tensor:
+        scores = extract(network, store, device)
+        return scores.argmax(dim=1).cpu() == torch.as_tensor(store.labels)

@@ -1,0 +1,123 @@
+"""Where the object is: a regression from frozen features to the one box that Tiny ImageNet gives every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from simclr.errors import InputError
+from simclr.evaluation.linear import check_grid
+from simclr.evaluation.protocol import (
+    Judgement,
+    Protocol,
+    Subject,
+    bootstrap_interval,
+    check_features,
+    held_out_tenth,
+    interval_words,
+)
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of boxes, row by row: float [N, 4] (x0, y0, x1, y1) twice to [N], from 0 to 1.
+
+    Coordinates are edges: a box that covers pixels 3 to 5 goes from 3 to 6. A box whose edges are the wrong way round
+    covers nothing.
+    """
+    inner = torch.cat([torch.maximum(first[:, :2], second[:, :2]), torch.minimum(first[:, 2:], second[:, 2:])], dim=1)
+    both = _area(inner)
+    return both / (_area(first) + _area(second) - both).clamp(min=1e-9)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+
+
+class BoxRegressor(NamedTuple):
+    """Ridge regression: boxes = (features - mean) / scale @ weight + bias."""
+
+    weight: Tensor  # [F, 4]
+    bias: Tensor  # [4]
+    mean: Tensor  # [F]
+    scale: Tensor  # [F]
+
+    def boxes(self, features: Tensor) -> Tensor:
+        """float [N, F] to boxes [N, 4]."""
+        return (features - self.mean) / self.scale @ self.weight + self.bias
+
+
+def fit(features: Tensor, boxes: Tensor, l2: float) -> BoxRegressor:
+    """Minimise mean squared error + l2 · ‖weight‖² over standardised features, exactly; the bias is not penalised.
+
+    features: float [N, F], boxes: float [N, 4]. scikit-learn's Ridge has alpha = l2 · N.
+    """
+    mean, scale, bias = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6), boxes.mean(dim=0)
+    standard = ((features - mean) / scale).double()
+    gram = standard.T @ standard / len(standard) + l2 * torch.eye(features.shape[1]).to(standard)
+    moment = standard.T @ (boxes - bias).double() / len(standard)
+    return BoxRegressor(torch.linalg.solve(gram, moment).to(features.dtype), bias, mean, scale)
+
+
+class Localize(Protocol):
+    """Mean IoU of predicted boxes, and the share above one half; beside it, the one box that suits all pictures best.
+
+    l2_grid: strengths of the ridge penalty to choose from, by mean IoU on a held-out tenth of train.
+    """
+
+    name = "localize"
+
+    def __init__(self, l2_grid: Sequence[float]) -> None:
+        check_grid(l2_grid)
+        self.l2_grid = l2_grid
+
+    def check(self, subject: Subject) -> None:
+        for store in (subject.train, subject.val):
+            if store.boxes is None or (store.boxes[:, 0] < 0).all():
+                raise InputError("localize evaluation needs pictures with boxes; choose others with data=tiny_imagenet")
+
+    def judge(self, subject: Subject) -> Judgement:
+        bank, queries = subject.features()
+        check_features(bank, queries)
+        bank_boxes, query_boxes = (_edges(store.boxes, subject.device) for store in (subject.train, subject.val))
+        known, judged = bank_boxes[:, 0] >= 0, query_boxes[:, 0] >= 0
+        bank, bank_boxes, queries, query_boxes = bank[known], bank_boxes[known], queries[judged], query_boxes[judged]
+
+        held_out, rest = (rows.to(subject.device) for rows in held_out_tenth(len(bank)))
+        best = (-1.0, 0.0)
+        for l2 in sorted(self.l2_grid, reverse=True):
+            found = fit(bank[rest], bank_boxes[rest], l2).boxes(bank[held_out])
+            best = max(best, (iou(found, bank_boxes[held_out]).mean().item(), l2))
+        overlap = iou(fit(bank, bank_boxes, best[1]).boxes(queries), query_boxes)
+        constant = iou(bank_boxes.mean(dim=0).expand_as(query_boxes), query_boxes)
+
+        low, high = bootstrap_interval(overlap.cpu().numpy())
+        numbers = {
+            "mean_iou": overlap.mean().item(),
+            "mean_iou_low": low,
+            "mean_iou_high": high,
+            "iou_above_half": 100 * (overlap > 0.5).float().mean().item(),
+            "mean_iou_of_mean_box": constant.mean().item(),
+            "l2": best[1],
+        }
+        words = (
+            f"ridge regression from standardised, frozen, pooled features of {len(bank)} un-augmented training "
+            f"pictures to box edges; L2 chosen from {list(self.l2_grid)} by mean IoU on a held-out tenth of them, "
+            f"refit on all; {len(queries)} validation boxes read once; iou_above_half in per cent; "
+            f"mean_iou_of_mean_box: the mean training box, for every picture; {interval_words()}"
+        )
+        lines = [
+            "mean IoU {mean_iou:.4f} (95 % interval {mean_iou_low:.4f} to {mean_iou_high:.4f}), "
+            "above 0.5: {iou_above_half:.2f} %".format(**numbers),
+            "mean IoU of one box for all pictures {mean_iou_of_mean_box:.4f}".format(**numbers),
+        ]
+        return Judgement(numbers, {"localize": words}, lines)
+
+
+def _edges(boxes: object, device: torch.device) -> Tensor:
+    """Boxes of first and last pixels, int16 [N, 4], as edges: float [N, 4]; what is unknown stays negative."""
+    edges = torch.as_tensor(boxes).to(device, torch.float32)
+    edges[:, 2:] += 1
+    return edges

@@ -1,0 +1,94 @@
+"""One evaluation, from a configuration of linear_eval.py to the numbers in a run's directory."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch.utils.tensorboard import SummaryWriter
+
+from simclr import distributed
+from simclr.cli import build, quiet_libraries
+from simclr.errors import InputError
+from simclr.evaluation.protocol import Protocol, Subject, in_both
+from simclr.precision import choose_accelerator
+from simclr.rebuild import locate, rebuild_encoder, rebuild_head, stored
+from simclr.results import provenance, write_json
+
+log = logging.getLogger(__name__)
+
+
+def judge(config: DictConfig) -> float | None:
+    """Judge one checkpoint by the chosen protocol; returns the protocol's first number, None but on the first rank."""
+    quiet_libraries()
+    if config.layer not in ("features", "head"):
+        raise InputError(f"layer={config.layer} is not known; choose features or head")
+    (path, checkpoint), run_dir = locate(config.run, config.ckpt)
+    protocol: Protocol = build(config.protocol)
+    if protocol.name == "transfer" and "data" not in config:
+        raise InputError("protocol=transfer needs other pictures; choose them with data=")
+    device, trained = torch.device(choose_accelerator("auto")), not config.untrained
+    train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
+    if val is None:
+        raise InputError("evaluation needs validation pictures; choose others with data=")
+    leaked = in_both(train, val) if distributed.rank() == 0 else 0
+    subject = Subject(
+        encoder=rebuild_encoder(checkpoint, trained).to(device),
+        head=rebuild_head(checkpoint, trained).to(device) if config.layer == "head" else None,
+        train=train if config.limit_images is None else train.first_of_shuffle(config.limit_images),
+        val=val,
+        device=device,
+        cache=run_dir / "features",
+    )
+    protocol.check(subject)
+    if protocol.reads_features:
+        subject.features()  # every process has its share in it
+    if distributed.rank() > 0:
+        return None
+
+    who = f"step {checkpoint['global_step']}" if trained else "untrained"
+    counts = f"{len(subject.train):,} training and {len(val):,} validation pictures"
+    log.info("%s, %s, %s: %s", run_dir, who, config.layer, counts)
+    if leaked:
+        log.warning(
+            "LEAK: %d of the %d validation pictures are training pictures too; the figures are flattered by it.",
+            leaked,
+            len(val),
+        )
+    numbers, words, lines = protocol.judge(subject)
+    for line in lines:
+        log.info(line)
+    result: dict[str, Any] = numbers | {
+        "protocol": words,
+        "layer": config.layer,
+        "train_images": len(subject.train),
+        "val_images": len(val),
+        "val_images_in_train": leaked,
+        "checkpoint": str(path) if trained else None,
+        **provenance(device),
+    }
+    name = result_name(protocol, config, path)
+    write_json(run_dir / f"{name}.json", result)
+    if trained:
+        with SummaryWriter(str(run_dir)) as events:
+            for key, value in numbers.items():
+                events.add_scalar(f"{name}/{key}", value, checkpoint["global_step"])
+    return next(iter(numbers.values()))
+
+
+def result_name(protocol: Protocol, config: DictConfig, checkpoint: Path) -> str:
+    """The result's file name less its ending: the protocol, and whatever makes it the answer to another question."""
+    name = f"{protocol.name}_eval{protocol.suffix()}"
+    if protocol.name == "transfer":
+        choice, root = HydraConfig.get().runtime.choices["data"], config.data.get("root")
+        name += f"_{choice}" if root is None else f"_{choice}-{Path(root).stem}"
+    if config.layer == "head":
+        name += "_head"
+    if config.untrained:
+        return f"{name}_untrained"
+    on_the_way = checkpoint.parent.name == "checkpoints" and checkpoint.stem not in ("last", "previous")
+    return f"{name}_{checkpoint.stem}" if on_the_way else name
