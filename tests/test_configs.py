@@ -89,7 +89,8 @@ def test_every_key_of_every_choice_is_used():
         if path.parent.name in ("experiment", "hydra"):
             continue
         content = OmegaConf.load(path)
-        for node in content.values() if path.parent.name == "callbacks" else [content]:
+        content.pop("defaults", None)
+        for node in content.values() if path.parent.name == "callbacks" else [content.get("protocol", content)]:
             if "_target_" in node:
                 accepted = inspect.signature(get_object(node["_target_"])).parameters
                 given = {key for key in node if not key.startswith("_")}

@@ -61,7 +61,8 @@ COSTS = {
     "parameters": ("parameters", 1.0, 0),
     "encoder_parameters": ("of the encoder", 1.0, 0),
     "images_per_second": ("images/s", 1.0, 1),
-    "peak_memory_gb": ("peak memory, GB", 1.0, 2),
+    "system/memory_gb": ("memory of the process, GB", 1.0, 2),
+    "system/gpu_memory_gb": ("peak memory of the GPU, GB", 1.0, 2),
     "wall_seconds": ("training, minutes", 1 / 60, 1),
 }
 
