@@ -279,6 +279,19 @@ def test_other_evaluations_are_outcomes_where_all_runs_have_them(tmp_path, cells
     assert [outcome.label for outcome in found.partial] == ["transfer (cars) top-1"]
 
 
+def test_accuracy_on_the_way_is_told_in_the_order_of_epochs(tmp_path, cells):
+    run = write_run(tmp_path / "only", cells["modified", "slim"], 0, 40.0, {"epochs": 20})
+    for name, top1 in (("untrained", 6.5), ("epoch-010", 31.5), ("epoch-005", 22.5)):
+        (run / f"linear_eval_{name}.json").write_text(json.dumps({"top1": top1, "top1_low": 1.0, "top1_high": 90.0}))
+    assert main([str(tmp_path)]) == 0
+    report = (tmp_path / "report" / "report.md").read_text()
+    section = report.partition("## Linear top-1 while training went on")[2].partition("\n## ")[0]
+    (heads, _, values) = (line for line in section.splitlines() if line.startswith("|"))
+    assert heads.strip("| ").split(" | ")[1:] == ["untrained", "epoch 5", "epoch 10", "epoch 20"]
+    assert [float(value) for value in values.strip("| ").split(" | ")[1:]] == [6.5, 22.5, 31.5, 40.0]
+    assert (tmp_path / "report" / "on_the_way.svg").exists()
+
+
 def test_label_free_metrics_rank_the_runs(tmp_path, cells):
     """A metric in the runs' order, one in the opposite order of which less is better, and one that is alike in all."""
     for seed in range(8):

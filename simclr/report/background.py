@@ -8,26 +8,31 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from simclr.report.markdown import bullets, figure_block, level, literal, table
-from simclr.report.outcomes import Outcome
+from simclr.report.outcomes import Outcome, moments
 from simclr.report.study import Study
 from simclr.report.wording import listed, p_value, plain, ranking_sentence, signed
 
 
-def on_the_way_section(study: Study) -> list[str]:
+def on_the_way_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
     """Linear accuracy of checkpoints that were judged while training went on."""
-    files = sorted({file for run in study.runs for file in run.evaluations if file.startswith("linear_eval_epoch-")})
-    if not files:
+    known = {epoch: file for run in study.runs for epoch, file in moments(run).items()}
+    if not any("epoch-" in file for file in known.values()):
         return []
-    epochs = [file.rsplit("-", 1)[-1].lstrip("0") or "0" for file in files]
-    outcomes = [Outcome(file, "top1", f"epoch {n}", "points") for file, n in zip(files, epochs, strict=True)]
-    rows = [
-        [literal(study.design.label(cell)), *(level(study.cell_mean(cell, outcome)) for outcome in outcomes)]
-        for cell in study.design.ordered_cells()
-    ]
+    rows = []
+    for cell in study.design.ordered_cells():
+        files = {epoch: file for run in study.of_cell(cell) for epoch, file in moments(run).items()}
+        means = [
+            study.cell_mean(cell, Outcome(files[epoch], "top1", "", "points")) if epoch in files else None
+            for epoch in sorted(known)
+        ]
+        rows.append([literal(study.design.label(cell)), *(level(mean) for mean in means)])
+    heads = ["untrained" if epoch == 0 else f"epoch {epoch}" for epoch in sorted(known)]
+    caption = "Before, during and after training; bars of a single run: its 95 % interval over validation pictures"
     return [
         "## Linear top-1 while training went on",
         "Mean over the seeds that have it ± half its 95 % interval. These checkpoints are shown, and not tested.",
-        table(["cell", *[outcome.label for outcome in outcomes]], rows),
+        table(["cell", *heads], rows),
+        *figure_block(figures, "on_the_way", caption),
     ]
 
 

@@ -15,7 +15,7 @@ from simclr.files import replacing
 from simclr.report.curves import over_seeds
 from simclr.report.effects import Effect
 from simclr.report.factors import Cell
-from simclr.report.outcomes import having
+from simclr.report.outcomes import having, moments
 from simclr.report.study import Study
 from simclr.report.wording import is_claimed
 
@@ -44,6 +44,7 @@ def draw_all(study: Study, folder: Path) -> dict[str, Path]:
         "cells": _cells,
         "effects": _effects,
         "curves": _curves,
+        "on_the_way": _on_the_way,
         "time": _time,
         "ranking": _ranking,
     }
@@ -166,6 +167,32 @@ def _draw_curves(study: Study, axes: Axes, tag: str, x_axis: Callable[[Any, Cell
             axes.plot(x, mean, linestyle=_line(study, cell), linewidth=1.6, marker=marker, markersize=4, **look)
             if len(curves) > 1:
                 axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def _on_the_way(study: Study) -> Figure | None:
+    """Linear and k-NN accuracy of the checkpoints that were judged, over epochs."""
+    if not any("epoch-" in file for run in study.runs for file in moments(run).values()):
+        return None
+    figure, panels = _panels(2, 2.5)
+    for axes, key, name in zip(panels, ("top1", "knn_top1"), ("linear top-1", "k-NN top-1"), strict=True):
+        for cell in study.design.ordered_cells():
+            runs = study.of_cell(cell)
+            found: dict[int, list[float]] = {}
+            for run in runs:
+                for epoch, file in moments(run).items():
+                    if (value := run.number(file, key)) is not None:
+                        found.setdefault(epoch, []).append(value)
+            epochs = sorted(found)
+            means = [sum(found[epoch]) / len(found[epoch]) for epoch in epochs]
+            axes.plot(epochs, means, linestyle=_line(study, cell), marker=_marker(study, cell), **_look(study, cell))
+            if key == "top1" and len(runs) == 1:
+                files = [moments(runs[0])[epoch] for epoch in epochs]
+                low, high = ([runs[0].number(file, f"top1_{end}") or 0.0 for file in files] for end in ("low", "high"))
+                axes.vlines(epochs, low, high, color=_look(study, cell)["color"], linewidth=1.6)
+        axes.set_ylabel(f"{name}, per cent")
+        axes.set_xlabel("epoch (0: before training)")
+    _legend(figure, panels[0])
+    return figure
 
 
 def _time(study: Study) -> Figure | None:

@@ -74,6 +74,20 @@ def label_free_metrics(runs: Sequence[Run]) -> list[Outcome]:
     return [outcome for outcome in [*TRAINING, *metrics] if having(runs, outcome)]
 
 
+def moments(run: Run) -> dict[int, str]:
+    """Epochs at which the run's linear accuracy is known, and the evaluation that says it; 0 is before training."""
+    found = {}
+    for file in run.evaluations:
+        kind, _, when = file.partition("_eval")
+        epoch = when.removeprefix("_epoch-")
+        if kind == "linear" and (when in ("", "_untrained") or epoch.isdecimal()):
+            last = run.number("metrics", "epochs")
+            place = 0 if when == "_untrained" else last if when == "" else int(epoch)
+            if place is not None:
+                found[int(place)] = file
+    return dict(sorted(found.items()))
+
+
 def having(runs: Sequence[Run], outcome: Outcome) -> list[Run]:
     return [run for run in runs if outcome.of(run) is not None]
 

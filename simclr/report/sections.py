@@ -39,7 +39,7 @@ def write_report(study: Study, figures: Mapping[str, Path], command: str) -> str
         lambda: _cells(study, figures),
         lambda: _primary(study, figures),
         lambda: _secondary(study),
-        lambda: on_the_way_section(study),
+        lambda: on_the_way_section(study, figures),
         lambda: curves_section(study, figures),
         lambda: time_section(study, figures),
         lambda: cost_section(study),
