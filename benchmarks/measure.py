@@ -14,10 +14,10 @@ from simclr.cli import CONFIGS
 from simclr.results import device_name
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that train.py would run with."""
+def composed(overrides: Sequence[str], command: str = "train") -> DictConfig:
+    """The configuration that train.py would run with, or another command."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", list(overrides))
+        return compose(command, list(overrides))
 
 
 def machine(device: torch.device) -> str:
