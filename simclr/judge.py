@@ -64,6 +64,8 @@ def judge(config: DictConfig) -> float | None:
     numbers, words, lines = protocol.judge(subject)
     for line in lines:
         log.info(line)
+    if config.layer == "head":
+        words = {name: f"of the projection head's output, in place of features: {text}" for name, text in words.items()}
     result: dict[str, Any] = numbers | {
         "protocol": words,
         "layer": config.layer,

@@ -74,6 +74,8 @@ def test_head_and_features_are_two_representations(run_dir):
     head, features = (json.loads((run_dir / f"linear_eval{name}.json").read_text()) for name in ("_head", ""))
     assert head["knn_top1"] != features["knn_top1"] or head["top1"] != features["top1"]
     assert (head["layer"], features["layer"]) == ("head", "features")
+    assert "projection head" in head["protocol"]["linear"]
+    assert "projection head" not in features["protocol"]["linear"]
 
 
 def test_a_planted_leak_is_reported(run_dir, tmp_path, caplog):

@@ -93,8 +93,8 @@ def cost_section(study: Study) -> list[str]:
 
 
 def ranking_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    if not study.rankings:
-        return []
+    if all(ranked.correlation.rho is None for ranked in study.rankings):
+        return []  # too few runs, or all alike
     primary = study.primary.label
     rows = [
         [
@@ -137,7 +137,12 @@ def meaning_section(study: Study) -> list[str]:
                     texts.append(str(text))
     if not stated:
         return []
-    lines = [f"**{literal(name)}**: {' — or: '.join(map(literal, texts))}" for name, texts in sorted(stated.items())]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, texts in sorted(stated.items()):
+        alike.setdefault(tuple(texts), []).append(name)
+    lines = [
+        f"**{literal('; '.join(names))}**: {' — or: '.join(map(literal, texts))}" for texts, names in alike.items()
+    ]
     differ = any(len(texts) > 1 for texts in stated.values())
     warning = "**The runs were not all measured by the same protocol; their numbers may not compare.**"
     return ["## How the numbers were measured", *([warning] if differ else []), bullets(lines)]
