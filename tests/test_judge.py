@@ -1,6 +1,7 @@
 """One evaluation from configuration to result file: which file, and what it says."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from simclr.checkpoint import epoch_weights
+from simclr.checkpoint import epoch_weights, last_checkpoint
 from simclr.cli import CONFIGS
 from simclr.errors import InputError
 from simclr.judge import judge
@@ -61,12 +62,14 @@ def test_every_question_has_a_file_of_its_own(run_dir, overrides, file, keys):
         assert scalars(run_dir)[f"{file}/top1"][0] == (8, pytest.approx(returned))
 
 
-def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir):
-    before = (run_dir / "linear_eval.json").read_text()
-    judged(f"ckpt={epoch_weights(run_dir, 1)}")
-    result = json.loads((run_dir / "linear_eval_epoch-001.json").read_text())
+def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(last_checkpoint(run_dir), epoch_weights(tmp_path, 1))
+    judged(f"ckpt={epoch_weights(tmp_path, 1)}")
+    assert [path.name for path in tmp_path.glob("*.json")] == ["linear_eval_epoch-001.json"]
+    result = json.loads((tmp_path / "linear_eval_epoch-001.json").read_text())
     assert result["checkpoint"].endswith("epoch-001.ckpt")
-    assert (run_dir / "linear_eval.json").read_text() == before
+    assert result["top1"] == json.loads((run_dir / "linear_eval.json").read_text())["top1"]
 
 
 def test_head_and_features_are_two_representations(run_dir):

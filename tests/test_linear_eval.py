@@ -27,6 +27,7 @@ def test_linear_evaluation_reports_and_records(finished):
     assert f"linear top-1 {result['top1']:.2f} %" in text
 
 
+@pytest.mark.slow
 def test_a_bare_checkpoint_and_the_untrained_encoder_are_judged_too(finished, tmp_path, run):
     run_dir = only_run(finished / "outputs")
     alone = tmp_path / "alone.ckpt"
@@ -45,8 +46,8 @@ def test_a_bare_checkpoint_and_the_untrained_encoder_are_judged_too(finished, tm
     ("arguments", "said"),
     [
         ((), "give either run=RUN_DIR or ckpt=PATH"),
-        (("run=nowhere",), "there is no checkpoint nowhere/checkpoints/last.ckpt"),
-        (("ckpt=damaged.ckpt",), "damaged.ckpt cannot be read as a checkpoint"),
+        pytest.param(("run=nowhere",), "there is no checkpoint nowhere/checkpoints/last.ckpt", marks=pytest.mark.slow),
+        pytest.param(("ckpt=damaged.ckpt",), "damaged.ckpt cannot be read as a checkpoint", marks=pytest.mark.slow),
     ],
 )
 def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
