@@ -41,7 +41,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.models.batch_norm import synchronise_batch_norm
     from simclr.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
     from simclr.results import write_json
-    from simclr.run_directory import clear
+    from simclr.run_directory import clear, forget_judgements
 
     quiet_libraries()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -65,6 +65,8 @@ def train(config: DictConfig) -> float | None:
         augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()
+    for name in config.evaluate:  # an evaluation that cannot be is refused before the training, not after it
+        build(protocol_config(name).protocol).check(data.train, data.val)
     if processes > 1:
         each = config.batch_size // processes
         log.info("%d processes: each works on %d pictures of a batch of %d.", processes, each, config.batch_size)
@@ -124,6 +126,7 @@ def train(config: DictConfig) -> float | None:
 
     export_backbone(method.backbone, run_dir / "backbone.safetensors")
     metrics = measure.summary(trainer)
+    forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
     log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
     return metrics.get("val/knn_top1")
@@ -148,10 +151,17 @@ def evaluate(run_dir: Path, protocols: list[str]) -> None:
     from simclr.judge import judge
 
     for protocol in protocols:
-        if not distributed.from_first((run_dir / f"{protocol}_eval.json").exists()):
-            config = compose("linear_eval", [f"protocol={protocol}"])
+        found = run_dir / f"{protocol}_eval.json"
+        # One that was made by hand of fewer pictures is made again of all.
+        if not distributed.from_first(found.exists() and json.loads(found.read_text())["limit_images"] is None):
+            config = protocol_config(protocol)
             config.run = str(run_dir)
             judge(config)
+
+
+def protocol_config(protocol: str) -> DictConfig:
+    """linear_eval.py's configuration with this choice of protocol."""
+    return compose("linear_eval", [f"protocol={protocol}"])
 
 
 def last_accuracy(run_dir: Path) -> float | None:

@@ -222,7 +222,7 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     finally:
         failed = sweep.conclude()
     if failed:
-        raise SystemExit(f"error: {failed} of the sweep's runs did not train; see above")
+        raise SystemExit(f"error: {failed} of the sweep's runs failed; see above")
 
 
 def _hint(config_name: str, arguments: list[str]) -> str | None:

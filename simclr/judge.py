@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 def judge(config: DictConfig) -> float | None:
     """Judge one checkpoint by the chosen protocol; returns the protocol's first number, None but on the first rank."""
     quiet_libraries()
+    if not isinstance(config.untrained, bool):
+        raise InputError(f"untrained={config.untrained} is not usable; choose true or false")
+    if "protocol" not in config:
+        raise InputError("there is no protocol; choose one with protocol=")
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
     (path, checkpoint), run_dir = locate(config.run, config.ckpt)
@@ -33,8 +37,8 @@ def judge(config: DictConfig) -> float | None:
         raise InputError("protocol=transfer needs other pictures; choose them with data=")
     device, trained = torch.device(choose_accelerator("auto")), not config.untrained
     train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
-    if val is None:
-        raise InputError("evaluation needs validation pictures; choose others with data=")
+    protocol.check(train, val)
+    assert val is not None, "Protocol.check"
     leaked = in_both(train, val) if distributed.rank() == 0 else 0
     subject = Subject(
         encoder=rebuild_encoder(checkpoint, trained).to(device),
@@ -44,9 +48,8 @@ def judge(config: DictConfig) -> float | None:
         device=device,
         cache=run_dir / "features",
     )
-    protocol.check(subject)
     if protocol.reads_features:
-        subject.features()  # every process has its share in it
+        _ = subject.features  # every process has its share in it
     if distributed.rank() > 0:
         return None
 
@@ -69,6 +72,7 @@ def judge(config: DictConfig) -> float | None:
     result: dict[str, Any] = numbers | {
         "protocol": words,
         "layer": config.layer,
+        "limit_images": config.limit_images,
         "train_images": len(subject.train),
         "val_images": len(val),
         "val_images_in_train": leaked,
@@ -89,10 +93,10 @@ def result_name(protocol: Protocol, config: DictConfig, checkpoint: Path) -> str
     name = f"{protocol.name}_eval{protocol.suffix()}"
     if protocol.name == "transfer":
         choice, root = HydraConfig.get().runtime.choices["data"], config.data.get("root")
-        name += f"_{choice}" if root is None else f"_{choice}-{Path(root).stem}"
+        name += f"_{choice}" if root is None else f"_{choice}-{Path(root).name}"
     if config.layer == "head":
         name += "_head"
     if config.untrained:
         return f"{name}_untrained"
-    on_the_way = checkpoint.parent.name == "checkpoints" and checkpoint.stem not in ("last", "previous")
-    return f"{name}_{checkpoint.stem}" if on_the_way else name
+    one_of_a_run = config.ckpt is not None and checkpoint.parent.name == "checkpoints"
+    return f"{name}_{checkpoint.stem}" if one_of_a_run and checkpoint.stem != "last" else name

@@ -54,7 +54,12 @@ def device_name(device: torch.device) -> str:
 
 
 def last_scalars(run_dir: Path) -> dict[str, float]:
-    """The last value of every scalar tag in the TensorBoard events of `run_dir`, Lightning's epoch counter left out."""
+    """The last value of every scalar tag of training in the TensorBoard events of `run_dir`.
+
+    Lightning's epoch counter is left out, and what evaluation has added (linear_eval/top1, ...).
+    """
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 1})
     events.Reload()
-    return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag != "epoch"}
+    return {
+        tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag != "epoch" and "_eval" not in tag
+    }

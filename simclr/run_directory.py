@@ -51,3 +51,10 @@ def clear(run_dir: Path) -> None:
         leftover.unlink()
     for folder in ("checkpoints", "features", "figures"):
         shutil.rmtree(run_dir / folder, ignore_errors=True)
+
+
+def forget_judgements(run_dir: Path) -> None:
+    """Delete what evaluation found of weights that were the last, and are so no longer."""
+    for result in run_dir.glob("*_eval*.json"):
+        if not result.stem.endswith("_untrained") and "_epoch-" not in result.stem:
+            result.unlink()

@@ -57,7 +57,15 @@ def test_experiments_compose_and_begin_with_how_to_run_them(experiment):
 def test_experiments_train_a_step(experiment, tmp_path):
     from train import train
 
-    tiny = ("data=shapes", "data.train_count=16", "data.val_count=4", "data.size=16", "batch_size=16", "epochs=1")
+    tiny = (
+        "data=shapes",
+        "data.train_count=16",
+        "data.val_count=4",
+        "data.size=16",
+        "batch_size=16",
+        "epochs=1",
+        "evaluate=[]",
+    )
     config = composed(f"experiment={experiment}", *tiny, "trainer.accelerator=cpu", "precision=32")
     with read_write(config.hydra.runtime), open_dict(config):
         config.hydra.runtime.output_dir = str(tmp_path)

@@ -148,6 +148,19 @@ def test_torchrun_shares_an_evaluation(tmp_path, finished):
     shared = json.loads((tmp_path / "linear_eval.json").read_text())
     assert shared["knn_top1"] == pytest.approx(alone["knn_top1"], abs=5)
     assert shared["top1"] == pytest.approx(alone["top1"], abs=5)
+    done = subprocess.run(  # the features come from the disk now, which the first process alone reads
+        [*TORCHRUN, *script, "layer=head"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "linear_eval_head.json").read_text())["layer"] == "head"
+
+
+@pytest.mark.slow
+def test_several_processes_evaluate_what_they_have_trained(run, tmp_path):
+    two = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    run("train.py", *TINY_RUN, *two, "evaluate=[linear,knn]")
+    written = {path.name for path in only_run(tmp_path / "outputs").glob("*_eval.json")}
+    assert written == {"linear_eval.json", "knn_eval.json"}
 
 
 @pytest.mark.parametrize(

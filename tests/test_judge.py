@@ -13,6 +13,7 @@ from simclr.checkpoint import epoch_weights, last_checkpoint
 from simclr.cli import CONFIGS
 from simclr.errors import InputError
 from simclr.judge import judge
+from simclr.run_directory import forget_judgements
 from tests.conftest import only_run, picture_bytes, scalars, write_folder
 
 
@@ -125,3 +126,18 @@ def test_training_evaluates_what_it_has_trained_and_nothing_twice(run, tmp_path)
     refused = run("train.py", *TINY_RUN, "evaluate=[guess]", check=False)
     assert refused.returncode == 1
     assert "it lists protocols, of linear, knn, localize" in refused.stderr
+    unsuited = run("train.py", *TINY_RUN, "seed=1", "evaluate=[localize]", check=False)
+    assert unsuited.returncode == 1
+    assert "localize evaluation needs pictures with boxes" in unsuited.stderr
+    assert not list((tmp_path / "outputs").glob("*seed1*/checkpoints/*"))  # before any training
+    run("linear_eval.py", f"run={run_dir}", "limit_images=40")  # by hand, of fewer pictures
+    run("train.py", *TINY_RUN, "evaluate=[linear]")
+    assert json.loads((run_dir / "linear_eval.json").read_text())["train_images"] == 64
+
+
+def test_results_are_forgotten_when_their_weights_are_no_longer_the_last(tmp_path):
+    names = ("linear_eval", "knn_eval_head", "linear_eval_untrained", "linear_eval_epoch-003", "metrics")
+    for name in names:
+        (tmp_path / f"{name}.json").write_text("{}")
+    forget_judgements(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"linear_eval_untrained", "linear_eval_epoch-003", "metrics"}

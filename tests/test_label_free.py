@@ -56,7 +56,7 @@ def test_the_limits():
 
 def test_what_counts_as_collapsed():
     def verdict(features):
-        return label_free.collapse(label_free.measure(features, features, features).scalars)
+        return label_free.collapse(label_free.measure(features, features, features).scalars, len(features))
 
     alive = torch.randn(100, 32, generator=torch.Generator().manual_seed(4))
     assert verdict(alive) is None
@@ -64,6 +64,7 @@ def test_what_counts_as_collapsed():
     one_direction = torch.randn(100, 1, generator=torch.Generator().manual_seed(5)) * F.normalize(alive[:1])
     assert "along 1.0 directions" in verdict(one_direction)
     assert verdict(torch.zeros(100, 32)) is not None
+    assert verdict(alive[:3]) is None  # three pictures cannot differ along many directions
     broken = alive.clone()
     broken[3, 3] = math.nan
     assert verdict(broken) is not None

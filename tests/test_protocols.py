@@ -70,7 +70,7 @@ def test_no_tensor_of_the_encoder_changes_and_it_keeps_its_mode(protocol, tmp_pa
     judged = subject(tmp_path, coloured(200, 1), coloured(100, 2))
     judged.encoder.train()
     before = {name: tensor.clone() for name, tensor in judged.encoder.state_dict().items()}
-    protocol.check(judged)
+    protocol.check(judged.train, judged.val)
     protocol.judge(judged)
     assert all(torch.equal(before[name], tensor) for name, tensor in judged.encoder.state_dict().items())
     assert judged.encoder.training
@@ -133,13 +133,13 @@ def test_boxes_are_found_better_than_by_one_box_for_all(tmp_path):
     assert numbers["mean_iou_low"] < numbers["mean_iou"] < numbers["mean_iou_high"]
 
 
-def test_pictures_without_boxes_or_labels_are_refused(tmp_path):
+def test_pictures_without_boxes_or_labels_are_refused():
     bare = Shapes(20, 10, 16, seed=0).load()
     with pytest.raises(InputError, match="localize evaluation needs pictures with boxes"):
-        localize.Localize([1.0]).check(subject(tmp_path, *bare))
+        localize.Localize([1.0]).check(*bare)
     unlabelled = ImageStore.of(bare.train.pixels, classes=[], key="bare")
     with pytest.raises(InputError, match="knn evaluation needs labelled"):
-        KNN([1], [0.07]).check(subject(tmp_path, unlabelled, bare.val))
+        KNN([1], [0.07]).check(unlabelled, bare.val)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.37, 1.0])
@@ -173,6 +173,9 @@ def test_pictures_in_both_are_counted():
         (lambda: Finetune(0, [0.1], 1, 32, [0.5, 1.0]), "labels=0 is not usable"),
         (lambda: Finetune(1.5, [0.1], 1, 32, [0.5, 1.0]), "labels=1.5 is not usable"),
         (lambda: Finetune(1, [], 1, 32, [0.5, 1.0]), r"protocol.lr=\[\] is not usable"),
+        (lambda: Finetune(1, [0.1], 1, 32, 0.5), "protocol.crop_scale=0.5 is not usable"),  # type: ignore[arg-type]
+        (lambda: Finetune(1, [0.1], 1, 32, [2, 3]), r"protocol.crop_scale=\[2, 3\] is not usable"),
+        (lambda: Linear(GRID, None), "protocol.knn=None is not usable"),  # type: ignore[arg-type]
         (lambda: Finetune(1, [0.1], 0, 32, [0.5, 1.0]), "protocol.epochs=0 is not usable"),
         (lambda: KNN([], [0.07]), r"protocol.k=\[\] is not usable"),
         (lambda: KNN([5], [0.0]), "protocol.temperature=0.0 is not usable"),

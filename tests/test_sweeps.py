@@ -98,7 +98,7 @@ def test_jobs_in_other_processes(run: Run, tmp_path, plugin, launcher):
     assert done.returncode == 1
     assert "2 runs: 0 had finished, 0 resumed, 1 trained, 1 failed\n" in done.stdout
     assert "temperature=-1 is not usable" in done.stderr
-    assert "1 of the sweep's runs did not train" in done.stderr
+    assert "1 of the sweep's runs failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(list(tmp_path.glob("here/grid/*/metrics.json"))) == 1
 

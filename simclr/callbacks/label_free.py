@@ -73,7 +73,7 @@ class LabelFree(PeriodicMeasure):
         for kind, outputs in (("features", features), ("embeddings", embeddings)):
             found = measure(*outputs)
             values |= {f"{kind}/{name}": value for name, value in found.scalars.items()}
-            if epoch > 0 and (what := collapse(found.scalars)) is not None:
+            if epoch > 0 and (what := collapse(found.scalars, len(store))) is not None:
                 collapsed[kind] = what
             self._histogram(trainer, f"{kind}/std_of_dimensions", found.spread)
         for kind, what in collapsed.items():

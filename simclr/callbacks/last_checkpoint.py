@@ -111,12 +111,14 @@ class LastCheckpoint(Checkpoint):
             self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
+        # Before the checkpoint: a run that goes on from that one does not come by this epoch's end again.
+        self._refuse_broken_weights(trainer)
         epoch = trainer.current_epoch + 1
         if self.keep_every_n_epochs is not None and epoch % self.keep_every_n_epochs == 0 and trainer.is_global_zero:
             content = {"state_dict": pl_module.state_dict(), "global_step": trainer.global_step, "epoch": epoch}
             with replacing(epoch_weights(self.run_dir, epoch)) as unfinished:
                 WriteHere().save_checkpoint(content | {"config": self.config}, unfinished)
+        self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
@@ -141,10 +143,14 @@ class LastCheckpoint(Checkpoint):
         )
         raise Requeue(self.requeue_exit_code)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    @staticmethod
+    def _refuse_broken_weights(trainer: pl.Trainer) -> None:
         weights = [tensor for tensor in trainer.lightning_module.state_dict().values() if tensor.is_floating_point()]
         if not all(torch.isfinite(tensor).all() for tensor in weights):
             raise FloatingPointError(f"the weights are not finite at step {trainer.global_step}")
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self._refuse_broken_weights(trainer)
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero:

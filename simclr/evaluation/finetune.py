@@ -73,18 +73,20 @@ class Finetune(Protocol):
         for key, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2)):
             if not is_whole(value) or value < least:
                 raise InputError(f"protocol.{key}={value} is not usable; it is a whole number, {least} or more")
+        scales = isinstance(crop_scale, Sequence) and len(crop_scale) == 2 and all(map(is_finite, crop_scale))
+        if not scales or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise InputError(
+                f"protocol.crop_scale={crop_scale} is not usable; write [low, high], both greater than 0 and at most 1"
+            )
         self.labels, self.lr, self.epochs, self.batch_size = labels, lr, epochs, batch_size
         self.crop_scale = list(crop_scale)
 
     def suffix(self) -> str:
         return f"_labels-{self.labels:g}"
 
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
+    def judge(self, subject: Subject) -> Judgement:
         if subject.head is not None:
             raise InputError("protocol=finetune trains the encoder; use it with layer=features")
-
-    def judge(self, subject: Subject) -> Judgement:
         assert subject.train.labels is not None, "Protocol.check"
         labelled = subject.train.select(balanced(subject.train.labels, self.labels))
         best = self.lr[0]
@@ -101,12 +103,13 @@ class Finetune(Protocol):
             "labelled_images": len(labelled),
             "lr": best,
         }
+        several = f"chosen from {list(self.lr)} on a held-out tenth of them, refit on all"
+        chosen = several if len(self.lr) > 1 else f"{best:g}"
         words = (
             f"whole network and a linear classifier trained on {len(labelled)} labelled pictures (a share of "
             f"{self.labels:g} of every class, the same for every run) for {self.epochs} epochs, batch "
-            f"{self.batch_size}, SGD with momentum {MOMENTUM}, cosine schedule, crops and flips; learning rate chosen "
-            f"from {list(self.lr)} on a held-out tenth of them, refit on all; validation labels read once; "
-            f"{interval_words()}"
+            f"{self.batch_size}, SGD with momentum {MOMENTUM}, cosine schedule, crops and flips; learning rate "
+            f"{chosen}; validation labels read once; {interval_words()}"
         )
         line = (
             "fine-tuned top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f}), "
@@ -149,4 +152,6 @@ class Finetune(Protocol):
     @staticmethod
     def _right(network: nn.Module, store: ImageStore, device: torch.device) -> Tensor:
         scores = extract(network, store, device)
+        if not scores.isfinite().all():
+            raise InputError("fine-tuning has diverged; use smaller learning rates, as in protocol.lr=[0.003,0.01]")
         return scores.argmax(dim=1).cpu() == torch.as_tensor(store.labels)

@@ -86,7 +86,7 @@ class KNN(Protocol):
         self.k, self.temperature = k, temperature
 
     def judge(self, subject: Subject) -> Judgement:
-        bank, queries = subject.features()
+        bank, queries = subject.features
         check_features(bank, queries)
         bank_labels, query_labels = subject.labels()
         classes = len(subject.train.classes)

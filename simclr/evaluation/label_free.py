@@ -15,6 +15,7 @@ from torch import Tensor
 # Below these a representation counts as collapsed: features hardly differ, or differ along next to no direction.
 MIN_SPREAD = 0.02
 MIN_RANK = 2.0
+FEW = 16  # pictures; the rank of fewer says nothing
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
@@ -93,10 +94,10 @@ def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
     return Measured({name: value.item() for name, value in scalars.items()}, dimensions)
 
 
-def collapse(scalars: dict[str, float]) -> str | None:
-    """What is wrong with features of which `measure` gave these scalars, in words; None where they are alive."""
+def collapse(scalars: dict[str, float], pictures: int) -> str | None:
+    """What is wrong with features of that many pictures, of which `measure` gave these scalars, in words; or None."""
     if not scalars["std"] >= MIN_SPREAD:  # also where it is not a number
         return f"all pictures have nearly the same one (std {scalars['std']:.4f}; evenly spread: 1)"
-    if not scalars["effective_rank"] >= MIN_RANK:
+    if pictures >= FEW and not scalars["effective_rank"] >= MIN_RANK:
         return f"they differ along {scalars['effective_rank']:.1f} directions only"
     return None

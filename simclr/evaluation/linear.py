@@ -179,11 +179,13 @@ class Linear(Protocol):
 
     def __init__(self, l2_grid: Sequence[float], knn: dict[str, Any]) -> None:
         check_grid(l2_grid)
+        if not isinstance(knn, dict) or set(knn) != {"k", "temperature"}:
+            raise InputError(f"protocol.knn={knn} is not usable; it has a k and a temperature")
         check_settings(**knn, group="protocol.knn")
         self.l2_grid, self.knn = l2_grid, knn
 
     def judge(self, subject: Subject) -> Judgement:
-        bank, queries = subject.features()
+        bank, queries = subject.features
         bank_labels, query_labels = subject.labels()
         classes = len(subject.train.classes)
         result = linear_evaluation(bank, bank_labels, queries, query_labels, classes, self.l2_grid)

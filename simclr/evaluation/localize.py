@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.linear import check_grid
 from simclr.evaluation.protocol import (
@@ -73,13 +74,13 @@ class Localize(Protocol):
         check_grid(l2_grid)
         self.l2_grid = l2_grid
 
-    def check(self, subject: Subject) -> None:
-        for store in (subject.train, subject.val):
-            if store.boxes is None or (store.boxes[:, 0] < 0).all():
+    def check(self, train: ImageStore, val: ImageStore | None) -> None:
+        for store in (train, val):
+            if store is None or store.boxes is None or (store.boxes[:, 0] < 0).all():
                 raise InputError("localize evaluation needs pictures with boxes; choose others with data=tiny_imagenet")
 
     def judge(self, subject: Subject) -> Judgement:
-        bank, queries = subject.features()
+        bank, queries = subject.features
         check_features(bank, queries)
         bank_boxes, query_boxes = (_edges(store.boxes, subject.device) for store in (subject.train, subject.val))
         known, judged = bank_boxes[:, 0] >= 0, query_boxes[:, 0] >= 0

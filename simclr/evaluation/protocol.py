@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simclr import distributed
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.features import extract_with_cache, frozen
@@ -34,17 +36,19 @@ class Subject:
     device: torch.device
     cache: Path
 
+    @cached_property
     def features(self) -> tuple[Tensor, Tensor]:
-        """Of the training and of the validation pictures: float32 [N, F]. Several processes share their extraction.
+        """Of the training and of the validation pictures: float32 [N, F].
 
-        What is kept on disk are the encoder's features, whatever the protocol and whether there is a head.
+        Several processes share their extraction, so all have to ask; the first alone gets them. What is kept on disk
+        are the encoder's features, whatever the protocol and whether there is a head.
         """
         pictures = {"training": self.train, "validation": self.val}
         both = [
             extract_with_cache(self.encoder, store, self.device, self.cache, f"Features of {name} pictures")
             for name, store in pictures.items()
         ]
-        if self.head is not None:
+        if self.head is not None and distributed.rank() == 0:
             with frozen(self.head):
                 both = [self.head(features) for features in both]
         return both[0], both[1]
@@ -77,10 +81,9 @@ class Protocol:
         """What to add to the result's file name, for settings that ask another question."""
         return ""
 
-    def check(self, subject: Subject) -> None:
-        """Raise InputError where the subject's pictures do not suit this protocol; by default: labelled ones do."""
-        train, val = subject.train, subject.val
-        if train.labels is None or val.labels is None:
+    def check(self, train: ImageStore, val: ImageStore | None) -> None:
+        """Raise InputError where these pictures do not suit this protocol; by default: labelled ones do."""
+        if val is None or train.labels is None or val.labels is None:
             raise InputError(
                 f"{self.name} evaluation needs labelled training and validation pictures; choose others with data="
             )
