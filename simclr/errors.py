@@ -9,5 +9,9 @@ class InputError(ValueError):
     """
 
 
+class InUse(InputError):
+    """Another process, on this machine or another, trains in the run directory that was asked for."""
+
+
 class Refused(SystemExit):
     """The command ends after an error whose message has been printed; its code is the exit status."""

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.cli import run_identity
-from simclr.errors import InputError
+from simclr.errors import InputError, InUse
 from simclr.files import remove_unfinished, replacing
 
 
@@ -22,7 +22,7 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"another process is training in {run_dir}; wait for it or stop it") from None
+        raise InUse(f"another process is training in {run_dir}; wait for it or stop it") from None
     try:
         for folder in (run_dir, run_dir / "checkpoints"):
             remove_unfinished(folder)
