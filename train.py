@@ -15,8 +15,11 @@ from omegaconf import DictConfig, ListConfig
 
 from simclr.cli import as_dict, build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
+from simclr.numbers import MAX_SEED
 from simclr.requeue import requeue_on_sigterm
 from simclr.run_directory import claimed
+from simclr.shell import settle, started_by_torchrun
+from simclr.trainer_settings import check_trainer_settings
 
 LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
 
@@ -179,10 +182,13 @@ def check_protocols(protocols: object) -> None:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     with clear_errors(LESS_MEMORY), requeue_on_sigterm(config.requeue_exit_code):
+        settle()
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
-        check_number(config, "seed", 0)
+        check_number(config, "seed", 0, MAX_SEED)
         check_number(config, "requeue_exit_code", 2, 255)  # 1 is an error's
+        check_number(config, "trainer.log_every_n_steps", 1)
+        check_trainer_settings(as_dict(config.trainer), config.epochs)
         check_protocols(config.evaluate)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
@@ -191,7 +197,7 @@ def main(config: DictConfig) -> float | None:
         from simclr import distributed, launch
 
         processes = launch.processes_here(**config.trainer)
-        if processes > 1 and not launch.started_by_torchrun():
+        if processes > 1 and not started_by_torchrun():
             launch.launch(__file__, run_dir, processes, config.requeue_exit_code)
             return last_accuracy(run_dir)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():

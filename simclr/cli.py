@@ -24,7 +24,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -34,7 +36,9 @@ from simclr import launch, sweep
 from simclr.errors import InputError, Refused
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
+from simclr.output import prepare_output
 from simclr.requeue import Requeue
+from simclr.shell import started_by_torchrun
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -65,8 +69,37 @@ def _by_mode(single: str, sweep: str, *, _root_: DictConfig) -> str:
     return sweep if mode == RunMode.MULTIRUN else single
 
 
+def _choice(group: str, *, _root_: DictConfig) -> str:
+    """The option that was chosen of a configuration group."""
+    if "hydra" not in _root_ and not HydraConfig.initialized():
+        raise InputError(
+            "hydra.compose keeps no record of the choices that name a run; use simclr.cli.compose_config, or "
+            "return_hydra_config=True"
+        )
+    return (_root_.hydra if "hydra" in _root_ else HydraConfig.get()).runtime.choices[group]
+
+
+OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("config_hash", _config_hash, replace=True)
 OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
+
+
+def compose_config(*overrides: str, command: str = "train") -> DictConfig:
+    """The configuration that `python train.py OVERRIDES...` would train, with every reference in it followed.
+
+    For notebooks and scripts. command: "train", "linear_eval" or "visualize". Raises Hydra's own exceptions for
+    overrides that are not understood.
+    """
+    prefer_own_configs()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(command, list(overrides), return_hydra_config=True)
+    values = {key: value for key, value in config.items() if key != "hydra"}  # while Hydra's node can be referred to
+    return OmegaConf.create(
+        {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in values.items()
+        }
+    )
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:
@@ -91,11 +124,11 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         raise
 
 
-def check_number(config: DictConfig, key: str, low: int, high: int = 2**32 - 1) -> None:
-    """Raise InputError unless `key` holds a whole number from `low` to `high`."""
-    value = config[key]
-    if not is_whole(value) or not low <= value <= high:
-        bound = f"{low} or more" if high == 2**32 - 1 else f"{low} to {high}"
+def check_number(config: DictConfig, key: str, low: int, high: int | None = None) -> None:
+    """Raise InputError unless `key`, which may be dotted, holds a whole number from `low` to `high`, None: to any."""
+    value = OmegaConf.select(config, key)
+    if not is_whole(value) or value < low or (high is not None and value > high):
+        bound = f"{low} or more" if high is None else f"{low} to {high}"
         raise InputError(f"{key}={value} is not usable; it is a whole number, {bound}")
 
 
@@ -174,9 +207,7 @@ def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
         or "can't allocate memory" in str(error)
     ):
         return f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); {needs_less_memory}"
-    if launch.started_by_torchrun() and re.search(
-        "Connection (closed|reset) by peer|remote process exited", str(error)
-    ):
+    if started_by_torchrun() and re.search("Connection (closed|reset) by peer|remote process exited", str(error)):
         return "another process has ended, and the connection to it is lost; its own error says why"
     return None
 
@@ -205,6 +236,7 @@ def prefer_own_configs() -> None:
 
 def run_command(main: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
+    prepare_output()
     keep_freed_memory()
     prefer_own_configs()
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
@@ -228,6 +260,12 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
 def _hint(config_name: str, arguments: list[str]) -> str | None:
     """A sentence about the first override that names no key, or None. The group choices among them are respected."""
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./@]*=", argument)]
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException:
+            key, _, value = override.partition("=")
+            return f"\nQuote what Hydra cannot read, inside the shell's own quotes: '{key}=\"{value}\"'"
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = {path.parent.name for path in CONFIGS.glob("*/*.yaml")}

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from simclr.shell import started_by_torchrun
+
 PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
@@ -40,7 +42,7 @@ def joined() -> Iterator[None]:
     one's is shown. Where this process fails, it just ends: torchrun sees that and stops the others, which may wait for
     it.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not dist.is_torchelastic_launched():
+    if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
     if sys.platform == "linux":

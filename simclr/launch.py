@@ -17,10 +17,7 @@ from hydra.types import RunMode
 
 from simclr.errors import InputError, Refused
 from simclr.requeue import Requeue
-
-
-def started_by_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
+from simclr.shell import started_by_torchrun
 
 
 def first_to_fail() -> bool:

@@ -3,6 +3,8 @@
 import sys
 from typing import TypeGuard
 
+MAX_SEED = 2**32 - 1  # NumPy takes no larger one
+
 
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether `value` is an int. True and False, which Python counts among them, are not meant as numbers."""

@@ -12,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simclr.files import replacing
+from simclr.shell import arithmetic
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tensorboard")
 
@@ -23,11 +24,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Hardware, commit of the code and package versions."""
+    """Hardware, commit of the code, package versions, and what of the environment decides how numbers are computed."""
     return {
         "device": device_name(device),
         "git_commit": git_commit(),
         "versions": {package: version(package) for package in PACKAGES},
+        "environment": arithmetic(),
     }
 
 

@@ -10,9 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict, read_write
+from omegaconf.errors import InterpolationResolutionError
 
 from simclr.augment.recipe import Recipe
-from simclr.cli import CONFIGS, build
+from simclr.cli import CONFIGS, build, compose_config
 from tests.conftest import REPOSITORY, Run
 
 GROUPS = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
@@ -162,6 +163,21 @@ def test_help_shows_commands_and_groups(run: Run, script):
     assert f"python {script}" in help_text
     if script == "train.py":
         assert "augmentation: baseline, modified" in help_text
+
+
+def test_a_notebook_composes_what_the_command_does(run: Run):
+    overrides = ("data=shapes", "head=baseline", "seed=3", "optimizer.lr=1e-3")
+    shown = run("train.py", *overrides, "--cfg", "job", "--resolve").stdout
+    assert compose_config(*overrides) == OmegaConf.create(shown)
+    assert compose_config("protocol=knn", command="linear_eval").protocol.k == [1, 5, 10, 20, 50, 100, 200]
+
+
+def test_composed_without_a_record_of_the_choices_it_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["data=shapes"])
+    with pytest.raises(InterpolationResolutionError, match=r"use simclr\.cli\.compose_config"):
+        _ = config.name
 
 
 def test_showing_a_configuration_imports_no_torch():

@@ -14,7 +14,7 @@ import numpy as np
 
 from simclr.data.store import ImageStore, Pictures, check_size
 from simclr.errors import InputError
-from simclr.numbers import is_whole
+from simclr.numbers import MAX_SEED, is_whole
 
 Field = np.ndarray  # float32 [B, H, W]: coordinates, or distance to an outline (negative inside)
 
@@ -79,8 +79,8 @@ class Shapes:
                 raise InputError(f"data.{name}={value} is not usable; it is a whole number, 1 or more")
             if value * size * size * 3 > MAX_BYTES:
                 raise InputError(f"data.{name}={value} pictures of data.size={size} take too much memory; use fewer")
-        if not is_whole(seed) or not 0 <= seed < 2**32:
-            raise InputError(f"data.seed={seed} is not usable; it is a whole number, 0 or more")
+        if not is_whole(seed) or not 0 <= seed <= MAX_SEED:
+            raise InputError(f"data.seed={seed} is not usable; it is a whole number, 0 to {MAX_SEED}")
         self.counts = {"train": train_count, "val": val_count}
         self.size, self.seed = size, seed
 

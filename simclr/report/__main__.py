@@ -9,6 +9,7 @@ from pathlib import Path
 
 from simclr.errors import InputError
 from simclr.files import replacing
+from simclr.output import prepare_output
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -65,4 +66,5 @@ def make_report(folder: Path, out: Path, references: dict[str, str], command: st
 
 
 if __name__ == "__main__":
+    prepare_output()
     sys.exit(main(sys.argv[1:]))

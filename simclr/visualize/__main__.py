@@ -85,10 +85,10 @@ def visualize(config: DictConfig) -> None:
 def check_settings(config: DictConfig) -> None:
     """Raise InputError for a number out of its range, before anything takes time."""
     from simclr.evaluation import knn
-    from simclr.numbers import is_finite
+    from simclr.numbers import MAX_SEED, is_finite
     from simclr.visualize.figure import check_count
 
-    check_number(config, "seed", 0)
+    check_number(config, "seed", 0, MAX_SEED)
     for key, low, high in (
         ("latent_space.panels", 2, 12),
         ("latent_space.points", 10, 100_000),
