@@ -38,7 +38,7 @@ from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
 from simclr.output import prepare_output
 from simclr.requeue import Requeue
-from simclr.shell import started_by_torchrun
+from simclr.shell import keep_own_configs, started_by_torchrun
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -237,6 +237,7 @@ def prefer_own_configs() -> None:
 def run_command(main: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
     prepare_output()
+    keep_own_configs()
     keep_freed_memory()
     prefer_own_configs()
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line

@@ -29,6 +29,8 @@ COUNTS = {
     "PMI_SIZE": "mpirun",
     "JSM_NAMESPACE_SIZE": "jsrun",
 }
+# With which Hydra would look for the configurations of another program than the one that runs.
+OTHER_MODULE = ("HYDRA_MAIN_MODULE", "FB_PAR_MAIN_MODULE", "FB_XAR_MAIN_MODULE")
 # Prefixes of what decides how torch and the libraries below it compute: the number of threads, instruction sets,
 # TensorFloat-32, algorithms, how GPUs are chosen and talk to each other. (TORCHELASTIC_ names one start of a run.)
 ARITHMETIC = (
@@ -40,6 +42,12 @@ ARITHMETIC = (
 def started_by_torchrun() -> bool:
     """Whether this process is one of those that torchrun, or launch.py, has started."""
     return all(name in os.environ for name in TORCHRUN)
+
+
+def keep_own_configs() -> None:
+    """Let Hydra, which is to start yet, find the configurations of this program, whatever the shell says."""
+    for name in OTHER_MODULE:
+        os.environ.pop(name, None)
 
 
 def settle() -> None:

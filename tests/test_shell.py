@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 
 from simclr.errors import InputError
-from simclr.shell import COUNTS, PLACES, TORCHRUN, arithmetic, settle, started_by_torchrun
+from simclr.shell import COUNTS, OTHER_MODULE, PLACES, TORCHRUN, arithmetic, settle, started_by_torchrun
 from simclr.trainer_settings import INSTEAD, check_trainer_settings
 from tests.conftest import TINY_RUN, Run, only_run, scalars
 
@@ -77,6 +77,13 @@ def test_arguments_that_would_make_it_another_run_are_refused(argument):
     assert argument in ARGUMENTS
     with pytest.raises(InputError, match=re.escape(f"trainer.{argument}=1 is not usable; {INSTEAD[argument]}")):
         check_trainer_settings({"max_epochs": 2} | {argument: 1}, epochs=2)
+
+
+def test_configurations_are_those_of_the_command(run: Run, monkeypatch):
+    shown = run("train.py", "--cfg", "job").stdout
+    for name in OTHER_MODULE:
+        monkeypatch.setenv(name, "json.tool")
+    assert run("train.py", "--cfg", "job").stdout == shown
 
 
 def test_the_command_refuses_them_in_one_line(run: Run, monkeypatch):
