@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from simclr.data.store import ImageStore
-from simclr.errors import InputError
 from simclr.evaluation import linear
 from simclr.evaluation.features import extract, extract_with_cache, frozen
 from simclr.evaluation.knn import knn_predict
-from simclr.evaluation.protocol import accuracy, bootstrap_interval
+from simclr.evaluation.protocol import accuracy, accuracy_line, hold_out, mean_interval, share_interval
 from simclr.models.backbone import resnet18_encoder
+from simclr.randomness import generator
 
 GRID = (1.0, 0.1, 0.01, 0.001)
 
@@ -81,7 +83,7 @@ def test_linear_protocol_on_a_known_problem():
     centres = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
     bayes = torch.cdist((val - 3) / torch.logspace(-2, 2, 8), centres).argmin(dim=1)
     best = 100 * (bayes == val_labels).float().mean().item()  # no classifier can expect more
-    numbers = accuracy(result.top1)
+    numbers = accuracy(result.top1, val_labels)
     assert best - 3 < numbers["top1"] < best + 1
     assert numbers["top1_low"] < numbers["top1"] < numbers["top1_high"]
     assert result.top5.sum() > result.top1.sum()
@@ -103,28 +105,129 @@ def test_validation_pictures_do_not_choose_the_strength():
     assert honest.l2 == spoiled.l2
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
-    random = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        low, high = bootstrap_interval(random.random(500) < 0.3, resamples=2000)
-        covered += low <= 0.3 <= high
-    assert 0.92 < covered / 400 < 0.98
+@pytest.mark.parametrize(("count", "share"), [(16, 0.99), (16, 0.02), (40, 0.5), (300, 0.95)])
+def test_an_accuracys_interval_covers_the_truth_as_often_as_it_says(count, share):
+    """Few pictures and shares near the ends included; 0.03 are four standard errors of 800 intervals."""
+    seen = np.random.default_rng(1).binomial(count, share, 800)
+    intervals = {right: share_interval(int(right), count) for right in np.unique(seen)}
+    assert np.mean([intervals[right][0] <= share <= intervals[right][1] for right in seen]) > 0.95 - 0.03
 
 
-def test_interval_equals_resampling_with_replacement():
-    correct = np.random.default_rng(2).random(1000) < 0.2
-    draws = np.random.default_rng(3).integers(0, 1000, (5000, 1000))
-    expected = np.quantile(correct[draws].mean(axis=1), [0.025, 0.975])
-    assert bootstrap_interval(correct) == pytest.approx(expected, abs=0.003)
-    values = np.random.default_rng(4).exponential(size=1000)
-    expected = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    assert bootstrap_interval(values) == pytest.approx(expected, abs=0.01)
+@pytest.mark.parametrize(("right", "count"), [(16, 16), (0, 16), (1, 1), (3, 16), (668, 10_000), (99_999, 100_000)])
+def test_an_accuracys_interval_is_scipys_exact_one(right, count):
+    expected = stats.binomtest(right, count).proportion_ci(method="exact")
+    assert share_interval(right, count) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_too_few_pictures():
-    with pytest.raises(InputError, match="at least 20"):
-        linear.linear_evaluation(torch.ones(5, 2), torch.arange(5), torch.ones(5, 2), torch.arange(5), 5, GRID)
+@pytest.mark.parametrize(("count", "hit"), [(5, 1.0), (16, 0.1), (60, 0.1)])
+def test_a_means_interval_covers_the_truth_as_often_as_it_says(count, hit, monkeypatch):
+    """Overlaps as a regressor's are: some of them, or most, are 0."""
+    monkeypatch.setattr("simclr.evaluation.protocol.DRAWS", 500)
+    random, covered = np.random.default_rng(1), 0
+    for _ in range(200):
+        low, high = mean_interval(np.where(random.random(count) < hit, random.beta(2, 2.4, count), 0))
+        covered += low <= hit * 2 / 4.4 <= high
+    assert covered / 200 > 0.95 - 0.06
+
+
+@pytest.mark.parametrize("right", [0, 3, 16])
+def test_a_mean_of_rights_and_wrongs_has_an_accuracys_interval(right):
+    assert mean_interval(np.arange(16) < right) == pytest.approx(share_interval(right, 16), abs=0.01)
+
+
+def test_a_means_interval_is_no_wider_than_its_spread_where_there_are_many():
+    values = np.random.default_rng(4).beta(2, 2.4, 2000)
+    expected = stats.t.interval(0.95, 1999, values.mean(), stats.sem(values))
+    assert mean_interval(values) == pytest.approx(expected, abs=2e-3)
+
+
+def test_balanced_accuracy_is_scikit_learns():
+    random = np.random.default_rng(0)
+    truth = random.choice([0, 1, 2, 4], 300, p=[0.7, 0.2, 0.05, 0.05])  # none of class 3
+    found = np.where(random.random(300) < 0.6, truth, random.integers(0, 5, 300))
+    numbers = accuracy(torch.from_numpy(found == truth), torch.from_numpy(truth))
+    assert numbers["balanced_top1"] == pytest.approx(
+        100 * recall_score(truth, found, labels=[0, 1, 2, 4], average="macro")
+    )
+    assert f"balanced {numbers['balanced_top1']:.2f} %" in accuracy_line(numbers)
+    assert "balanced" not in accuracy_line(accuracy(torch.tensor([True, False]), torch.tensor([0, 0])))
+
+
+def unequal(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two classes, the second rare, whose difference is spread over axes of falling variance."""
+    random = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(count, generator=random) < share).long()
+    centres = torch.randn(2, 64, generator=torch.Generator().manual_seed(7))
+    return (0.25 * centres[labels] + torch.randn(count, 64, generator=random)) * torch.arange(1, 65).rsqrt(), labels
+
+
+def every_strength(train, train_labels, val, val_labels, classes: int) -> dict[float, float]:
+    """Validation top-1 at each strength, which the protocol does not know when it chooses."""
+    probes = {l2: linear.fit(train, train_labels, classes, l2) for l2 in GRID}
+    return {l2: (probe.scores(val).argmax(dim=1) == val_labels).float().mean().item() for l2, probe in probes.items()}
+
+
+def test_a_plateau_of_the_majority_is_no_peak():
+    (train, labels), (val, val_labels) = unequal(800, 0.05, seed=1), unequal(2000, 0.05, seed=2)
+    grid = (10.0, 3.0, 1.0, 0.3, 0.1, 0.01, 0.001)  # all are of the majority at the first four or so
+    top1 = every_strength(train, labels, val, val_labels, 2)
+    majority = (val_labels == 0).float().mean().item()
+    result = linear.linear_evaluation(train, labels, val, val_labels, 2, grid)
+    assert result.top1.float().mean().item() == max(top1.values()) > majority + 0.01
+    assert accuracy(result.top1, val_labels)["balanced_top1"] > 65  # the majority's is 50
+
+
+def test_few_pictures_of_many_classes_choose_nearly_as_well_as_validation_would():
+    chosen, best = [], []
+    for seed in range(5):
+        (train, labels), (val, val_labels) = (clusters(n, 10, 32, 1.5, 2 * seed + i) for i, n in enumerate((60, 1000)))
+        top1 = every_strength(train, labels, val, val_labels, 10)
+        chosen.append(top1[linear.linear_evaluation(train, labels, val, val_labels, 10, GRID).l2])
+        best.append(max(top1.values()))
+    assert np.mean(chosen) > np.mean(best) - 0.02
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_held_out_parts_share_the_pictures_out_evenly(seed):
+    random = np.random.default_rng(seed)
+    classes = int(random.integers(2, 12))
+    labels = torch.from_numpy(
+        random.choice(classes, int(random.integers(4, 300)), p=random.dirichlet(np.ones(classes)))
+    )
+    parts, sizes = hold_out(len(labels), labels).parts, labels.bincount(minlength=classes)
+    alone = sizes == 1
+    if ((sizes > 1).sum() < 2) or sizes[alone].sum() > len(labels) / 2:
+        assert not parts
+        return
+    for held_out, rest in parts:
+        assert torch.equal(torch.cat([held_out, rest]).sort().values, torch.arange(len(labels)))
+        assert set(labels[held_out].tolist()) <= set(labels[rest].tolist())
+    held_out = torch.cat([held_out for held_out, _ in parts])
+    assert torch.equal(held_out.sort().values, (~alone[labels]).nonzero().flatten())
+    counts = torch.stack([labels[held_out].bincount(minlength=classes) for held_out, _ in parts])
+    assert (counts.max(dim=0).values - counts.min(dim=0).values).max() <= 1
+    again = hold_out(len(labels), labels).parts
+    assert all(
+        torch.equal(a, b) for one, other in zip(parts, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_of_many_pictures_a_tenth_is_held_out_once():
+    order = torch.randperm(20_000, generator=generator("held-out tenth"))
+    ((held_out, rest),) = hold_out(20_000, torch.arange(20_000) % 200).parts
+    assert torch.equal(held_out, order[:2000])
+    assert torch.equal(rest, order[2000:])
+
+
+def test_where_nothing_can_be_held_out_the_strength_is_the_middle_one():
+    train, labels = 5 * torch.eye(10), torch.arange(10)  # one each
+    result = linear.linear_evaluation(train, labels, train, labels, 10, [1e-1, 1e-3, 10.0])
+    assert result.l2 == 1e-1
+    assert result.top1.all()
+    assert "too few labels to choose on" in result.held.choice("accuracy", [1e-1, 1e-3, 10.0])
+    assert "not chosen" in result.held.note([1e-1, 1e-3, 10.0])
+    assert result.held.choice("accuracy", [0.5]) == "0.5"  # who gives one value has chosen it
+    assert not result.held.note([0.5])
 
 
 def test_extraction_changes_no_tensor_and_no_mode(store):

@@ -34,13 +34,13 @@ def judged(*overrides: object):
 @pytest.mark.parametrize(
     ("overrides", "file", "keys"),
     [
-        (["protocol=knn"], "knn_eval", {"top1", "top1_low", "top1_high", "k", "temperature"}),
-        (["layer=head"], "linear_eval_head", {"top1", "top5", "l2"}),
+        (["protocol=knn"], "knn_eval", {"top1", "top1_low", "top1_high", "balanced_top1", "k", "temperature"}),
+        (["layer=head"], "linear_eval_head", {"top1", "balanced_top1", "top5", "l2"}),
         (["protocol=knn", "untrained=true"], "knn_eval_untrained", {"top1"}),
         (
             ["protocol=finetune", "labels=0.5", "protocol.epochs=1", "protocol.lr=[0.01]"],
             "finetune_eval_labels-0.5",
-            {"top1", "labelled_images", "lr"},
+            {"top1", "balanced_top1", "labelled_images", "lr"},
         ),
         (
             ["protocol=transfer", "data=shapes", "data.seed=5", "data.size=16", "data.train_count=40"],

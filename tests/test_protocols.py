@@ -17,7 +17,7 @@ from simclr.evaluation import localize
 from simclr.evaluation.finetune import Finetune, balanced
 from simclr.evaluation.knn import KNN, choose
 from simclr.evaluation.linear import Linear
-from simclr.evaluation.protocol import Protocol, Subject, held_out_tenth, in_both
+from simclr.evaluation.protocol import Protocol, Subject, hold_out, in_both
 from simclr.models.backbone import resnet18_encoder
 from tests.test_evaluation import GRID, clusters
 
@@ -95,17 +95,18 @@ def test_validation_answers_choose_nothing(protocol, tmp_path):
     assert next(iter(honest.values())) != next(iter(spoiled.values()))
 
 
-def test_knn_settings_are_those_that_scikit_learn_finds_on_the_same_tenth():
+def test_knn_settings_are_those_that_scikit_learn_finds_on_the_same_pictures():
     features, labels = clusters(600, 6, 12, 2.0, seed=1)
-    held_out, rest = held_out_tenth(600)
+    held = hold_out(600, labels)
     best = {}
     for k in (1, 5, 20, 100):
         for temperature in (0.02, 0.2):
-            oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d, t=temperature: np.exp((1 - d) / t)).fit(
-                features[rest].double(), labels[rest]
+            oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d, t=temperature: np.exp((1 - d) / t))
+            best[k, temperature] = sum(
+                oracle.fit(features[rest].double(), labels[rest]).score(features[held_out].double(), labels[held_out])
+                for held_out, rest in held.parts
             )
-            best[k, temperature] = oracle.score(features[held_out].double(), labels[held_out])
-    k, temperature = choose(features, labels, 6, [1, 5, 20, 100], [0.02, 0.2])
+    k, temperature = choose(features, labels, 6, [1, 5, 20, 100], [0.02, 0.2], held)
     assert best[k, temperature] == max(best.values())
     assert min(best.values()) < max(best.values())
 
@@ -149,6 +150,58 @@ def test_labels_are_drawn_evenly_from_the_classes_and_nested(share):
     assert (np.bincount(labels[rows], minlength=7) == max(1, round(50 * share))).all()
     assert set(balanced(labels, share / 2)) <= set(rows)
     assert np.array_equal(rows, balanced(labels, share))
+
+
+def evenly(each: int, classes: int, seed: int) -> ImageStore:
+    """As many coloured pictures of every class."""
+    many = coloured(4 * each * classes, seed, classes)
+    return many.select(np.concatenate([np.flatnonzero(many.labels == label)[:each] for label in range(classes)]))
+
+
+def test_a_learning_rate_is_chosen_where_every_class_has_two_labels(tmp_path):
+    """At a rate of next to nothing no network learns; two labels a class are enough to see it."""
+    judged = subject(tmp_path, evenly(10, 10, 1), coloured(100, 2, 10))
+    finetune = Finetune(0.2, [1e-9, 0.3], 30, 8, [0.5, 1.0])
+    found = finetune.judge(judged)
+    assert (found.numbers["labelled_images"], found.numbers["lr"]) == (20, 0.3)
+    assert "by accuracy, ties by log-loss, on 20 of them, held out in 5 stratified parts" in found.protocol["finetune"]
+
+
+@pytest.mark.parametrize("protocol", protocols()[:2], ids=lambda protocol: protocol.name)
+def test_one_label_a_class_chooses_nothing_and_says_so(protocol, tmp_path):
+    judged = subject(tmp_path, evenly(1, 10, 1), coloured(100, 2, 10))
+    found = protocol.judge(judged)
+    middle = {"linear": {"l2": 0.01}, "knn": {"k": 5, "temperature": 0.07}}[protocol.name]
+    assert found.numbers.items() >= middle.items()
+    assert "too few labels to choose on" in found.protocol[protocol.name]
+    assert any("not chosen, for want of labels" in line for line in found.lines)
+
+
+def test_fine_tuning_with_one_label_a_class_has_a_fixed_rate(tmp_path):
+    judged = subject(tmp_path, evenly(10, 30, 1), coloured(60, 2, 30))
+    found = Finetune(0.1, [0.1, 0.01, 0.03], 1, 32, [0.5, 1.0]).judge(judged)
+    assert (found.numbers["labelled_images"], found.numbers["lr"]) == (30, 0.03)
+    assert "the middle of [0.1, 0.01, 0.03], as there are too few labels" in found.protocol["finetune"]
+    assert "not chosen, for want of labels" in found.lines[0]
+    with pytest.raises(InputError, match="finetune evaluation needs training pictures of two classes"):
+        Finetune(0.1, [0.1], 1, 32, [0.5, 1.0]).judge(subject(tmp_path, evenly(10, 1, 1), judged.val))
+
+
+def test_fine_tuning_holds_no_more_out_than_it_takes():
+    labels = torch.arange(600) % 20
+    assert [len(hold_out(count, labels[:count], enough=100).parts) for count in (40, 200, 300, 600)] == [5, 3, 2, 1]
+    ((held_out, _),) = hold_out(600, labels, enough=100).parts
+    assert (labels[held_out].bincount() == 6).all()
+
+
+@pytest.mark.parametrize(("count", "l2"), [(2, 0.1), (3, 0.1), (12, None)])
+def test_few_boxes_are_a_question_one_may_ask(tmp_path, count, l2):
+    found = localize.Localize([1.0, 0.1, 1e-3]).judge(subject(tmp_path, coloured(count, 1), coloured(50, 2)))
+    assert np.isfinite(found.numbers["mean_iou"])
+    assert l2 in (None, found.numbers["l2"])
+    assert ("not chosen" in found.lines[0]) == (l2 is not None)
+    with pytest.raises(InputError, match="two training pictures with boxes or more, got 1"):
+        localize.Localize([1.0]).judge(subject(tmp_path, coloured(1, 1), coloured(50, 2)))
 
 
 def test_fine_tuning_at_a_learning_rate_of_next_to_nothing_leaves_the_network(tmp_path):

@@ -279,6 +279,19 @@ def test_other_evaluations_are_outcomes_where_all_runs_have_them(tmp_path, cells
     assert [outcome.label for outcome in found.partial] == ["transfer (cars) top-1"]
 
 
+def test_balanced_accuracy_is_an_outcome_where_it_is_not_top1_once_more(tmp_path, cells):
+    for seed in range(3):
+        run = write_run(tmp_path / f"s{seed}", cells["modified", "slim"], seed, 40.0 + seed)
+        result = json.loads((run / "linear_eval.json").read_text())
+        (run / "linear_eval.json").write_text(json.dumps(result | {"balanced_top1": 40.0 + seed + 1e-6}))
+        (run / "finetune_eval_labels-0.1.json").write_text(json.dumps({"top1": 30.0, "balanced_top1": 20.0}))
+    labels = [outcome.label for outcome in study(tmp_path).outcomes]
+    assert "linear balanced top-1" not in labels
+    assert "finetune (labels-0.1) balanced top-1" in labels
+    (run / "linear_eval.json").write_text(json.dumps(result | {"balanced_top1": 25.0}))
+    assert "linear balanced top-1" in [outcome.label for outcome in study(tmp_path).outcomes]
+
+
 def test_accuracy_on_the_way_is_told_in_the_order_of_epochs(tmp_path, cells):
     run = write_run(tmp_path / "only", cells["modified", "slim"], 0, 40.0, {"epochs": 20})
     for name, top1 in (("untrained", 6.5), ("epoch-010", 31.5), ("epoch-005", 22.5)):

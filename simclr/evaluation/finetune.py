@@ -17,11 +17,24 @@ from simclr.augment.recipe import Recipe
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
-from simclr.evaluation.protocol import Judgement, Protocol, Subject, accuracy, held_out_tenth, interval_words
+from simclr.evaluation.protocol import (
+    ACCURACY_WORDS,
+    HeldOut,
+    Judgement,
+    Protocol,
+    Subject,
+    accuracy,
+    accuracy_line,
+    check_classes,
+    held_out_score,
+    hold_out,
+    middle,
+)
 from simclr.numbers import is_finite, is_whole
 from simclr.randomness import generator
 
 MOMENTUM = 0.9
+ENOUGH = 100  # pictures to try the learning rates on; more parts than that takes would cost whole trainings
 CROP_AND_FLIP: dict[str, Any] = {
     "crop_ratio": [3 / 4, 4 / 3],
     "flip_p": 0.5,
@@ -55,7 +68,7 @@ class Finetune(Protocol):
     """Top-1 of the whole network after supervised training; its encoder's copy is trained, the subject's stays.
 
     labels: the share of training labels, of every class alike, greater than 0 and at most 1.
-    lr: learning rates to choose from, on a held-out tenth of the labelled pictures; one alone needs no choice.
+    lr: learning rates to choose from, on held-out ones of the labelled pictures; one alone needs no choice.
     epochs, batch_size: of each training. SGD with Nesterov momentum 0.9, cosine schedule, no weight decay. Pictures are
     cropped (crop_scale: range of the area's share) and flipped; a CUDA device computes in bfloat16 where it can.
     """
@@ -89,33 +102,41 @@ class Finetune(Protocol):
             raise InputError("protocol=finetune trains the encoder; use it with layer=features")
         assert subject.train.labels is not None, "Protocol.check"
         labelled = subject.train.select(balanced(subject.train.labels, self.labels))
-        best = self.lr[0]
-        if len(self.lr) > 1:
-            held_out, rest = (labelled.select(rows.numpy()) for rows in held_out_tenth(len(labelled)))
-            found = {
-                lr: self._right(self.train(subject, rest, lr, f"Trying lr {lr:g}"), held_out, subject.device)
-                for lr in self.lr
-            }
-            best = max(self.lr, key=lambda lr: found[lr].float().mean().item())
-        network = self.train(subject, labelled, best, "Fine-tuning")
-        numbers = accuracy(self._right(network, subject.val, subject.device)) | {
+        labels = torch.from_numpy(labelled.labels)
+        check_classes(labels, "finetune")
+        held = hold_out(len(labelled), labels, enough=ENOUGH)
+        lr = self._choose(subject, labelled, held)
+        network = self.train(subject, labelled, lr, "Fine-tuning")
+        scores, truth = self._scores(network, subject.val, subject.device), torch.as_tensor(subject.val.labels)
+        numbers = accuracy(scores.argmax(dim=1) == truth, truth) | {
             "labels": self.labels,
             "labelled_images": len(labelled),
-            "lr": best,
+            "lr": lr,
         }
-        several = f"chosen from {list(self.lr)} on a held-out tenth of them, refit on all"
-        chosen = several if len(self.lr) > 1 else f"{best:g}"
         words = (
             f"whole network and a linear classifier trained on {len(labelled)} labelled pictures (a share of "
             f"{self.labels:g} of every class, the same for every run) for {self.epochs} epochs, batch "
             f"{self.batch_size}, SGD with momentum {MOMENTUM}, cosine schedule, crops and flips; learning rate "
-            f"{chosen}; validation labels read once; {interval_words()}"
+            f"{held.choice('accuracy, ties by log-loss', self.lr)}; fitted on all; validation labels read once; "
+            f"{ACCURACY_WORDS}"
         )
-        line = (
-            "fine-tuned top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f}), "
-            "{labelled_images} labels, lr {lr:g}"
-        )
-        return Judgement(numbers, {"finetune": words}, [line.format(**numbers)])
+        line = f"fine-tuned {accuracy_line(numbers)}, {len(labelled)} labels, lr {lr:g}{held.note(self.lr)}"
+        return Judgement(numbers, {"finetune": words}, [line])
+
+    def _choose(self, subject: Subject, labelled: ImageStore, held: HeldOut) -> float:
+        if len(self.lr) == 1 or not held.parts:
+            return middle(self.lr)
+
+        def tried(lr: float) -> tuple[float, float]:
+            scores, truth = [], []
+            for held_out, rest in held.parts:
+                network = self.train(subject, labelled.select(rest.numpy()), lr, f"Trying lr {lr:g}")
+                judged = labelled.select(held_out.numpy())
+                scores.append(self._scores(network, judged, subject.device))
+                truth.append(torch.as_tensor(judged.labels))
+            return held_out_score(torch.cat(scores), torch.cat(truth))
+
+        return max(self.lr, key=tried)
 
     def train(self, subject: Subject, store: ImageStore, lr: float, title: str) -> nn.Module:
         """A copy of the subject's encoder with a classifier behind it, trained on `store`: pictures to class scores."""
@@ -150,8 +171,8 @@ class Finetune(Protocol):
         return network
 
     @staticmethod
-    def _right(network: nn.Module, store: ImageStore, device: torch.device) -> Tensor:
-        scores = extract(network, store, device)
+    def _scores(network: nn.Module, store: ImageStore, device: torch.device) -> Tensor:
+        scores = extract(network, store, device).cpu()
         if not scores.isfinite().all():
             raise InputError("fine-tuning has diverged; use smaller learning rates, as in protocol.lr=[0.003,0.01]")
-        return scores.argmax(dim=1).cpu() == torch.as_tensor(store.labels)
+        return scores

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from simclr.errors import InputError
 from simclr.evaluation.protocol import (
+    ACCURACY_WORDS,
+    HeldOut,
     Judgement,
     Protocol,
     Subject,
     accuracy,
+    accuracy_line,
     check_features,
-    held_out_tenth,
-    interval_words,
+    hold_out,
+    middle,
 )
 from simclr.numbers import is_finite, is_whole
 
@@ -55,20 +58,24 @@ def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int
 
 
 def choose(
-    features: Tensor, labels: Tensor, classes: int, ks: Sequence[int], temperatures: Sequence[float]
+    features: Tensor, labels: Tensor, classes: int, ks: Sequence[int], temperatures: Sequence[float], held: HeldOut
 ) -> tuple[int, float]:
-    """The pair of k and temperature that is right most often on a held-out tenth of train, the rest being the bank.
+    """The pair of k and temperature that is right most often on what is held out, the rest being the bank.
 
-    features: float [N, F], labels: int64 [N]. Of equals the earlier in the lists wins.
+    features: float [N, F], labels: int64 [N]. Of equals the earlier in the lists wins. Where nothing is held out, the
+    middle ones.
     """
-    held_out, rest = (rows.to(features.device) for rows in held_out_tenth(len(features)))
-    best = (-1.0, ks[0], temperatures[0])
+    if not held.parts:
+        return middle(ks), middle(temperatures)
+    best = (-1, ks[0], temperatures[0])
     for k in track(ks, "Choosing k and the temperature"):
         for temperature in temperatures:
-            found = knn_predict(features[rest], labels[rest], features[held_out], classes, k, temperature)
-            correct = (found == labels[held_out]).float().mean().item()
-            if correct > best[0]:
-                best = (correct, k, temperature)
+            right = 0
+            for held_out, rest in held.parts:
+                found = knn_predict(features[rest], labels[rest], features[held_out], classes, k, temperature)
+                right += int((found == labels[held_out]).sum())
+            if right > best[0]:
+                best = (right, k, temperature)
     return best[1:]
 
 
@@ -90,15 +97,13 @@ class KNN(Protocol):
         check_features(bank, queries)
         bank_labels, query_labels = subject.labels()
         classes = len(subject.train.classes)
-        k, temperature = choose(bank, bank_labels, classes, self.k, self.temperature)
+        held = hold_out(len(bank), bank_labels)
+        k, temperature = choose(bank, bank_labels, classes, self.k, self.temperature, held)
         predicted = knn_predict(bank, bank_labels, queries, classes, k, temperature)
-        numbers = accuracy(predicted == query_labels) | {"k": k, "temperature": temperature}
+        numbers = accuracy(predicted == query_labels, query_labels) | {"k": k, "temperature": temperature}
         words = (
-            f"{protocol(len(bank), k, temperature)}; k chosen from {list(self.k)}, temperature from "
-            f"{list(self.temperature)}, on a held-out tenth of them; validation labels read once; {interval_words()}"
+            f"{protocol(len(bank), k, temperature)}; k and temperature "
+            f"{held.choice('accuracy', self.k, self.temperature)}; validation labels read once; {ACCURACY_WORDS}"
         )
-        line = (
-            "k-NN top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f}), "
-            "k {k}, temperature {temperature}"
-        )
-        return Judgement(numbers, {"knn": words}, [line.format(**numbers)])
+        line = f"k-NN {accuracy_line(numbers)}, k {k}, temperature {temperature}"
+        return Judgement(numbers, {"knn": words}, [line + held.note(self.k, self.temperature)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +15,18 @@ from torch import Tensor
 from simclr.errors import InputError
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.evaluation.protocol import (
+    ACCURACY_WORDS,
+    HeldOut,
     Judgement,
     Protocol,
     Subject,
     accuracy,
+    accuracy_line,
+    check_classes,
     check_features,
-    held_out_tenth,
-    interval_words,
+    held_out_score,
+    hold_out,
+    middle,
 )
 from simclr.numbers import is_finite
 
@@ -121,32 +127,50 @@ def check_grid(grid: Sequence[float]) -> None:
         raise InputError(f"protocol.l2_grid={grid} is not usable; it lists one or more numbers greater than 0")
 
 
-def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float]) -> float:
-    """The strength in `grid` whose probe, fitted on nine tenths of train, is right most often on the other tenth.
+def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float], held: HeldOut) -> float:
+    """The strength in `grid` whose probe, fitted on the rest, is right most often on what is held out; of equals the
+    likeliest. Where nothing is held out, the middle one.
 
-    From strong to weak, each fit starting at the last, until PATIENCE in a row did no better: held-out accuracy rises
-    to one peak and falls, and the weak end is the slow one.
+    From strong to weak, until PATIENCE in a row raise neither accuracy nor likelihood: held-out accuracy rises to one
+    peak and falls, and the weak end is the slow one. On unequal classes it begins with a plateau, where all pictures
+    are given to the largest; there the likelihood rises on.
     """
-    held_out, rest = (rows.to(features.device) for rows in held_out_tenth(len(features)))
-    mean, scale = features[rest].mean(dim=0), features[rest].std(dim=0).clamp(min=1e-6)
-    axes, held_out_features = PrincipalAxes.of((features[rest] - mean) / scale), (features[held_out] - mean) / scale
-    probe, best, since_best = None, (-1.0, 0.0), 0
-    for l2 in track(sorted(grid, reverse=True), "Choosing the L2 strength"):
-        probe = axes.fit(labels[rest], classes, l2, probe)
-        correct = (F.linear(held_out_features, *probe).argmax(dim=1) == labels[held_out]).float().mean().item()
-        since_best = 0 if correct > best[0] else since_best + 1
-        best = max(best, (correct, l2))
+    if len(grid) == 1 or not held.parts:
+        return middle(grid)
+    strengths = sorted(grid, reverse=True)
+    paths = [held_out_scores(features, labels, classes, strengths, *part) for part in held.parts]
+    truth = labels[torch.cat([held_out for held_out, _ in held.parts])]
+    tried: dict[float, tuple[float, float]] = {}
+    best, since_best = (-math.inf, -math.inf), 0
+    for l2, *scores in zip(track(strengths, "Choosing the L2 strength"), *paths, strict=False):
+        tried[l2] = accuracy, likelihood = held_out_score(torch.cat(scores), truth)
+        since_best = 0 if accuracy > best[0] or likelihood > best[1] else since_best + 1
+        best = max(accuracy, best[0]), max(likelihood, best[1])
         if since_best == PATIENCE:
             break
-    return best[1]
+    return max(tried, key=tried.__getitem__)
+
+
+def held_out_scores(
+    features: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], held_out: Tensor, rest: Tensor
+) -> Iterator[Tensor]:
+    """Scores [T, C] of the held-out pictures at each strength; every fit, on the rest, starts at the last."""
+    mean, scale = features[rest].mean(dim=0), features[rest].std(dim=0).clamp(min=1e-6)
+    axes, judged = PrincipalAxes.of((features[rest] - mean) / scale), (features[held_out] - mean) / scale
+    known = labels[rest]
+    probe = None
+    for l2 in strengths:
+        probe = axes.fit(known, classes, l2, probe)
+        yield F.linear(judged, *probe)
 
 
 class LinearResult(NamedTuple):
-    """Whether each validation picture was right at once and among five: bool [N]; and the L2 strength chosen."""
+    """Whether each validation picture was right at once and among five: bool [N]; the L2 strength, chosen on `held`."""
 
     top1: Tensor
     top5: Tensor
     l2: float
+    held: HeldOut
 
 
 def linear_evaluation(
@@ -155,18 +179,16 @@ def linear_evaluation(
     """The whole protocol on features float [N, F] and labels int64 [N]; validation labels are read at the end alone.
 
     With fewer than five classes all are among five. Raises InputError for a grid that check_grid refuses, where train
-    is too small to hold a tenth out or has a single class, and for features that are not finite.
+    has a single class, and for features that are not finite.
     """
     check_grid(grid)
-    if len(train_labels.unique()) < 2:
-        raise InputError(
-            "linear evaluation needs training pictures of two classes or more, got one; choose others with data="
-        )
+    check_classes(train_labels, "linear")
     check_features(train, val)
-    l2 = choose_l2(train, train_labels, classes, grid)
+    held = hold_out(len(train), train_labels)
+    l2 = choose_l2(train, train_labels, classes, grid, held)
     probe = fit(train, train_labels, classes, l2)
     best = probe.scores(val).topk(min(5, classes), dim=1).indices == val_labels[:, None]
-    return LinearResult(best[:, 0], best.any(dim=1), l2)
+    return LinearResult(best[:, 0], best.any(dim=1), l2, held)
 
 
 class Linear(Protocol):
@@ -190,25 +212,25 @@ class Linear(Protocol):
         classes = len(subject.train.classes)
         result = linear_evaluation(bank, bank_labels, queries, query_labels, classes, self.l2_grid)
         nearest = knn_predict(bank, bank_labels, queries, classes, **self.knn) == query_labels
-        numbers = accuracy(result.top1) | {
+        numbers = accuracy(result.top1, query_labels) | {
             "top5": 100 * result.top5.float().mean().item(),
             "knn_top1": 100 * nearest.float().mean().item(),
             "l2": result.l2,
         }
-        words = {"linear": self._words(len(bank)), "knn": protocol(len(bank), **self.knn)}
+        words = {"linear": self._words(len(bank), result.held), "knn": protocol(len(bank), **self.knn)}
         lines = [
-            "linear top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f})".format(**numbers),
-            "linear top-5 {top5:.2f} %, L2 strength {l2:g}".format(**numbers),
+            f"linear {accuracy_line(numbers)}",
+            "linear top-5 {top5:.2f} %, L2 strength {l2:g}".format(**numbers) + result.held.note(self.l2_grid),
             "k-NN   top-1 {knn_top1:.2f} %".format(**numbers),
         ]
         return Judgement(numbers, words, lines)
 
-    def _words(self, train_images: int) -> str:
+    def _words(self, train_images: int, held: HeldOut) -> str:
+        rule = f"accuracy, ties by log-loss, strong to weak until {PATIENCE} in a row improve neither"
         return (
             "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of "
-            f"{train_images} un-augmented training pictures; L2 chosen from {list(self.l2_grid)}, strong to weak until "
-            f"{PATIENCE} in a row do no better, on a held-out tenth of them, "
-            f"refit on all; validation labels read once; {interval_words()}"
+            f"{train_images} un-augmented training pictures; L2 {held.choice(rule, self.l2_grid)}; fitted on all; "
+            f"validation labels read once; {ACCURACY_WORDS}"
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr import distributed
@@ -18,7 +21,13 @@ from simclr.errors import InputError
 from simclr.evaluation.features import extract_with_cache, frozen
 from simclr.randomness import generator
 
-RESAMPLES = 10_000  # of a bootstrap
+LARGE = 1000  # held-out pictures that tell settings apart in one go; below that they are held out in FOLDS turns
+FOLDS = 5
+DRAWS = 10_000  # of a bootstrap
+ACCURACY_WORDS = (
+    "balanced_top1: mean over classes of each one's top-1; "
+    "interval: 95 % Clopper-Pearson (exact binomial) over validation pictures"
+)
 
 
 @dataclass(frozen=True)
@@ -106,40 +115,142 @@ def check_features(*features: Tensor) -> None:
         )
 
 
-def held_out_tenth(count: int) -> tuple[Tensor, Tensor]:
-    """Which of `count` training pictures to choose settings on, and which to fit on meanwhile: int64 [T], [count - T].
+def check_classes(labels: Tensor, name: str) -> None:
+    """Raise InputError unless `labels`, int64 [N], are of two classes or more."""
+    if len(labels.unique()) < 2:
+        raise InputError(
+            f"{name} evaluation needs training pictures of two classes or more, got one; choose others with data="
+        )
 
-    A fixed shuffle's first tenth, the same for every run and protocol. Raises InputError for fewer than 20.
+
+class HeldOut(NamedTuple):
+    """Training pictures to choose settings on, in `parts` of (held out, rest): int64 rows to judge on and to fit on.
+
+    Without parts there is nothing to choose on, and a setting is the `middle` of its list.
     """
-    if count < 20:
-        raise InputError(f"evaluation needs at least 20 labelled training pictures, got {count}")
+
+    parts: list[tuple[Tensor, Tensor]]
+    words: str = ""
+
+    def choice(self, rule: str, *lists: Sequence[float]) -> str:
+        """How settings were come by, for a result's protocol."""
+        if all(len(values) == 1 for values in lists):
+            return " and ".join(f"{values[0]:g}" for values in lists)
+        words = " and ".join(str(list(values)) for values in lists)
+        if not self.parts:
+            return f"the middle of {words}, as there are too few labels to choose on"
+        return f"chosen from {words} by {rule}, {self.words}"
+
+    def note(self, *lists: Sequence[float]) -> str:
+        """What a person has to know of settings that could not be chosen."""
+        chosen = self.parts or all(len(values) == 1 for values in lists)
+        return "" if chosen else " (not chosen, for want of labels: the middle of the list)"
+
+
+def hold_out(count: int, labels: Tensor | None = None, enough: int | None = None) -> HeldOut:
+    """Which of `count` training pictures to choose settings on; the same for every run and protocol.
+
+    Where a tenth is LARGE, it is a fixed shuffle's first tenth. Else FOLDS parts share all pictures out, every class
+    evenly; what is the only picture of its class is always fitted on. labels: int64 [count], None where there are no
+    classes. enough: stop once so many pictures are held out, for protocols that fit slowly.
+
+    No parts, where most pictures are the only one of their class, where all others are of one class, and of fewer than
+    four pictures.
+    """
     order = torch.randperm(count, generator=generator("held-out tenth"))
-    return order[: count // 10], order[count // 10 :]
+    tenth = count // 10
+    if tenth >= LARGE:
+        return HeldOut([(order[:tenth], order[tenth:])], "on a held-out tenth of them")
+    if labels is not None:
+        labels = labels.cpu()
+        order = order[labels[order].argsort(stable=True)]
+        order = order[labels.bincount()[labels[order]] > 1]
+        if 2 * len(order) < count or len(labels[order].unique()) < 2:
+            return HeldOut([])
+    elif count < 4:
+        return HeldOut([])
+    folds = [order[first::FOLDS] for first in range(min(FOLDS, len(order)))]
+    if enough is not None:
+        folds = folds[: math.ceil(enough / len(folds[0]))]
+    everyone = torch.arange(count)
+    parts = [(fold, everyone[torch.isin(everyone, fold, invert=True)]) for fold in folds]
+    kind = "random" if labels is None else "stratified"
+    turns = f"a {kind} part" if len(folds) == 1 else f"{len(folds)} {kind} parts, one after the other"
+    return HeldOut(parts, f"on {sum(map(len, folds))} of them, held out in {turns}")
 
 
-def bootstrap_interval(values: np.ndarray, level: float = 0.95, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values`, bool or float [N].
+def middle(values: Sequence[Any]) -> Any:
+    """The value to use where nothing can be chosen; of two the smaller."""
+    return sorted(values)[(len(values) - 1) // 2]
 
-    Drawing N of N with replacement makes the number that is right Binomial(N, mean), so for bools that is drawn.
+
+def held_out_score(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+    """What settings are chosen by, larger is better: accuracy, and of equals log-likelihood.
+
+    scores: float [N, C], labels: int64 [N]. Where few labels or one large class make many settings equally accurate,
+    the likelihood still tells which has learned something.
     """
-    random, count = np.random.default_rng(0), len(values)
-    if values.dtype == bool:
-        means = random.binomial(count, values.mean(), resamples) / count
-    else:
-        means = np.array([values[random.integers(0, count, count)].mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return (scores.argmax(dim=1) == labels).float().mean().item(), -F.cross_entropy(scores, labels).item()
+
+
+def share_interval(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's exact interval of a share of which `right` of `count` were seen.
+
+    It covers the truth in `level` of all cases or more, whatever the truth and the count.
+    """
+
+    def lower(right: int) -> float:
+        if right == 0:
+            return 0.0
+        seen = torch.arange(right, count + 1, dtype=torch.float64)
+        ways = math.lgamma(count + 1) - (seen + 1).lgamma() - (count - seen + 1).lgamma()
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            share = (low + high) / 2
+            so_many = (ways + seen * math.log(share) + (count - seen) * math.log1p(-share)).logsumexp(dim=0).exp()
+            low, high = (share, high) if so_many < (1 - level) / 2 else (low, share)
+        return low
+
+    return lower(right), 1 - lower(count - right)
+
+
+def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Gaffke's interval of the mean of `values` from 0 to 1, float [N].
+
+    A Bayesian bootstrap with one more picture, at 0 for the low end and at 1 for the high one. Of values that are 0 or
+    1 it is Clopper and Pearson's; like theirs it does not shrink to nothing where values are few or equal.
+    """
+    random, means, extra = np.random.default_rng(0), np.empty(DRAWS), np.empty(DRAWS)
+    values = values.astype(np.float64)
+    for draw in range(DRAWS):
+        weights = random.standard_exponential(len(values) + 1)
+        means[draw] = weights[:-1] @ values / weights.sum()
+        extra[draw] = weights[-1] / weights.sum()
+    low, high = np.quantile(means, (1 - level) / 2), np.quantile(means + extra, (1 + level) / 2)
     return float(low), float(high)
 
 
-def accuracy(correct: Tensor) -> dict[str, float]:
-    """Top-1 in per cent with its 95 % interval over pictures, of whether each was right: bool [N]."""
-    low, high = bootstrap_interval(correct.cpu().numpy())
-    return {"top1": 100 * correct.float().mean().item(), "top1_low": 100 * low, "top1_high": 100 * high}
+def accuracy(correct: Tensor, labels: Tensor) -> dict[str, float]:
+    """Top-1 in per cent with its 95 % interval over pictures, and balanced: the mean over classes of each one's own.
+
+    correct: whether each picture was right, bool [N]; labels: int64 [N]. Classes without pictures do not count.
+    """
+    correct, labels = correct.cpu(), labels.cpu()
+    low, high = share_interval(int(correct.sum()), len(correct))
+    of_class = labels.bincount(correct.double()) / labels.bincount()
+    return {
+        "top1": 100 * correct.float().mean().item(),
+        "top1_low": 100 * low,
+        "top1_high": 100 * high,
+        "balanced_top1": 100 * of_class.nanmean().item(),
+    }
 
 
-def interval_words() -> str:
-    """How `bootstrap_interval` is described beside a number."""
-    return f"interval: 95 % percentile bootstrap over validation pictures ({RESAMPLES:,} resamples)"
+def accuracy_line(numbers: dict[str, Any]) -> str:
+    """What `accuracy` has found, for a person; balanced where that is another number."""
+    line = "top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f})".format(**numbers)
+    balanced = f"{numbers['balanced_top1']:.2f} %"
+    return line if balanced == f"{numbers['top1']:.2f} %" else f"{line}, balanced {balanced}"
 
 
 def in_both(train: ImageStore, val: ImageStore) -> int:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simclr.report.factors import Cell, Design
 from simclr.report.runs import Run
 
-HEADLINES = {"top1": "top-1", "top5": "top-5", "knn_top1": "k-NN top-1", "mean_iou": "mean IoU"}
+HEADLINES = {
+    "top1": "top-1",
+    "balanced_top1": "balanced top-1",
+    "top5": "top-5",
+    "knn_top1": "k-NN top-1",
+    "mean_iou": "mean IoU",
+}
 SMALLER_IS_BETTER = ("loss", "alignment", "uniformity")
 
 
@@ -52,7 +58,8 @@ def find_outcomes(runs: Sequence[Run]) -> list[Outcome]:
     k-NN accuracy counts once, from the file that most runs have. Encoders before and during training are no outcomes.
     """
     knn = max(KNN, key=lambda outcome: len(having(runs, outcome)))
-    found = [LINEAR, Outcome("linear_eval", "top5", "linear top-5", "points"), knn]
+    balanced = Outcome("linear_eval", "balanced_top1", "linear balanced top-1", "points")
+    found = [LINEAR, balanced, Outcome("linear_eval", "top5", "linear top-5", "points"), knn]
     for file in sorted({file for run in runs for file in run.evaluations}):
         if file in ("linear_eval", "knn_eval") or "untrained" in file or "epoch-" in file:
             continue
@@ -64,7 +71,15 @@ def find_outcomes(runs: Sequence[Run]) -> list[Outcome]:
             if key in HEADLINES or {f"{key}_low", f"{key}_high"} <= set(keys):
                 unit = "points" if "top" in key else ""
                 found.append(Outcome(file, key, f"{name} {HEADLINES.get(key, key.replace('_', ' '))}", unit))
-    return [outcome for outcome in [*found, *TRAINING] if having(runs, outcome)]
+    return [outcome for outcome in [*found, *TRAINING] if having(runs, outcome) and not _repeats(runs, outcome)]
+
+
+def _repeats(runs: Sequence[Run], outcome: Outcome) -> bool:
+    """Whether it is top-1 once more: balanced accuracy, where every class has as many validation pictures."""
+    if outcome.key != "balanced_top1":
+        return False
+    top1 = replace(outcome, key="top1")
+    return all(abs((outcome.of(run) or 0) - (top1.of(run) or 0)) < 1e-3 for run in having(runs, outcome))
 
 
 def label_free_metrics(runs: Sequence[Run]) -> list[Outcome]:

@@ -124,7 +124,7 @@ def _over_pictures(study: Study) -> str:
     ]
     if not known:
         return "No run has an interval of its own."
-    return f"95 % bootstrap intervals over validation pictures, which say nothing of other seeds: {'; '.join(known)}."
+    return f"95 % intervals over validation pictures, which say nothing of other seeds: {'; '.join(known)}."
 
 
 def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
