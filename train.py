@@ -36,6 +36,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.callbacks.step_seed import StepSeed
     from simclr.checkpoint import export_backbone
     from simclr.data.datamodule import TwoViews
+    from simclr.events import sorted_last
     from simclr.launch import placement
     from simclr.models.backbone import compile_in_place
     from simclr.models.batch_norm import synchronise_batch_norm
@@ -97,11 +98,12 @@ def train(config: DictConfig) -> float | None:
         stop,
         config.requeue_exit_code,
     )
+    logger = build(config.logger, save_dir=run_dir, purge_step=step)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
-        logger=build(config.logger, save_dir=run_dir, purge_step=step),
+        logger=logger,
         callbacks=[
             stop,
             StepSeed(config.seed),
@@ -117,6 +119,8 @@ def train(config: DictConfig) -> float | None:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
+        with sorted_last(Path(logger.log_dir)):
+            _ = logger.experiment  # opens its file
     try:
         trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except FloatingPointError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simclr.events import read_scalars
 from simclr.files import replacing
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tensorboard")
@@ -54,12 +54,12 @@ def device_name(device: torch.device) -> str:
 
 
 def last_scalars(run_dir: Path) -> dict[str, float]:
-    """The last value of every scalar tag of training in the TensorBoard events of `run_dir`.
+    """The value at the highest step of every scalar tag of training in the TensorBoard events of `run_dir`.
 
-    Lightning's epoch counter is left out, and what evaluation has added (linear_eval/top1, ...).
+    Lightning's epoch counter is left out, and what earlier releases' evaluation has added (linear_eval/top1, ...).
     """
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 1})
-    events.Reload()
     return {
-        tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag != "epoch" and "_eval" not in tag
+        tag: list(points.values())[-1]
+        for tag, points in read_scalars(run_dir).items()
+        if tag != "epoch" and "_eval" not in tag
     }
