@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> float | None:
-    """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise."""
+    """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise.
+
+    None where it was not measured, or features were not finite: a search counts that trial as failed and goes on.
+    """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
 
@@ -133,7 +136,7 @@ def train(config: DictConfig) -> float | None:
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
     log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
-    return metrics.get("val/knn_top1")
+    return last_accuracy(run_dir)
 
 
 def starting_point(run_dir: Path, config: DictConfig, total_steps: int) -> tuple[Path | None, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,27 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never half of it."""
+    """Write `content` so that a reader sees the old file or the new one, never half of it.
+
+    JSON has no NaN and no infinity: such a number becomes null, and `not_finite` says by dotted key what it was.
+    """
+    not_finite: dict[str, str] = {}
+    strict = _strict(content, "", not_finite)
+    text = json.dumps(strict | ({"not_finite": not_finite} if not_finite else {}), indent=2, allow_nan=False)
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def _strict(value: Any, key: str, not_finite: dict[str, str]) -> Any:
+    """`value` with None for every float that is not finite; what that was goes into `not_finite`, under its `key`."""
+    if isinstance(value, dict):
+        return {name: _strict(item, f"{key}.{name}" if key else name, not_finite) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item, f"{key}.{i}", not_finite) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        not_finite[key] = str(value)
+        return None
+    return value
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
