@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> float | None:
-    """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise."""
+    """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise.
+
+    None where it was not measured, or features were not finite: a search counts that trial as failed and goes on.
+    """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
 
@@ -39,6 +42,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.callbacks.step_seed import StepSeed
     from simclr.checkpoint import export_backbone
     from simclr.data.datamodule import TwoViews
+    from simclr.events import sorted_last
     from simclr.launch import placement
     from simclr.models.backbone import compile_in_place
     from simclr.models.batch_norm import synchronise_batch_norm
@@ -100,11 +104,12 @@ def train(config: DictConfig) -> float | None:
         stop,
         config.requeue_exit_code,
     )
+    logger = build(config.logger, save_dir=run_dir, purge_step=step)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
-        logger=build(config.logger, save_dir=run_dir, purge_step=step),
+        logger=logger,
         callbacks=[
             stop,
             StepSeed(config.seed),
@@ -120,6 +125,8 @@ def train(config: DictConfig) -> float | None:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
+        with sorted_last(Path(logger.log_dir)):
+            _ = logger.experiment  # opens its file
     try:
         trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except FloatingPointError as error:
@@ -132,7 +139,7 @@ def train(config: DictConfig) -> float | None:
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
     log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
-    return metrics.get("val/knn_top1")
+    return last_accuracy(run_dir)
 
 
 def starting_point(run_dir: Path, config: DictConfig, total_steps: int) -> tuple[Path | None, int]:

@@ -15,9 +15,12 @@ from simclr import distributed
 from simclr.cli import build, quiet_libraries
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol, Subject, in_both
+from simclr.events import sorted_last
+from simclr.numbers import is_finite
 from simclr.precision import choose_accelerator
 from simclr.rebuild import locate, rebuild_encoder, rebuild_head, stored
 from simclr.results import provenance, write_json
+from simclr.run_directory import evaluation_events
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +85,24 @@ def judge(config: DictConfig) -> float | None:
     name = result_name(protocol, config, path)
     write_json(run_dir / f"{name}.json", result)
     if trained:
-        with SummaryWriter(str(run_dir)) as events:
-            for key, value in numbers.items():
-                events.add_scalar(f"{name}/{key}", value, checkpoint["global_step"])
+        show(run_dir, name, numbers, checkpoint["global_step"])
     return next(iter(numbers.values()))
+
+
+def show(run_dir: Path, name: str, numbers: dict[str, Any], step: int) -> None:
+    """Show a result's numbers in TensorBoard, under name/key at `step`, in place of what it showed before.
+
+    They have a folder of their own: readers that follow one file at a time would take a newer one beside the training's
+    for its end, and never come back to it.
+    """
+    before = evaluation_events(run_dir, name)
+    folder = run_dir / "evaluation"
+    with sorted_last(folder), SummaryWriter(str(folder), filename_suffix=f".{name}") as events:
+        for key, value in numbers.items():
+            if is_finite(value):
+                events.add_scalar(f"{name}/{key}", value, step)
+    for path in before:
+        path.unlink(missing_ok=True)
 
 
 def result_name(protocol: Protocol, config: DictConfig, checkpoint: Path) -> str:

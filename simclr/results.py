@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simclr.events import read_scalars
 from simclr.files import replacing
 from simclr.shell import arithmetic
 
@@ -18,9 +19,27 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never half of it."""
+    """Write `content` so that a reader sees the old file or the new one, never half of it.
+
+    JSON has no NaN and no infinity: such a number becomes null, and `not_finite` says by dotted key what it was.
+    """
+    not_finite: dict[str, str] = {}
+    strict = _strict(content, "", not_finite)
+    text = json.dumps(strict | ({"not_finite": not_finite} if not_finite else {}), indent=2, allow_nan=False)
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def _strict(value: Any, key: str, not_finite: dict[str, str]) -> Any:
+    """`value` with None for every float that is not finite; what that was goes into `not_finite`, under its `key`."""
+    if isinstance(value, dict):
+        return {name: _strict(item, f"{key}.{name}" if key else name, not_finite) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item, f"{key}.{i}", not_finite) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        not_finite[key] = str(value)
+        return None
+    return value
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -56,12 +75,12 @@ def device_name(device: torch.device) -> str:
 
 
 def last_scalars(run_dir: Path) -> dict[str, float]:
-    """The last value of every scalar tag of training in the TensorBoard events of `run_dir`.
+    """The value at the highest step of every scalar tag of training in the TensorBoard events of `run_dir`.
 
-    Lightning's epoch counter is left out, and what evaluation has added (linear_eval/top1, ...).
+    Lightning's epoch counter is left out, and what earlier releases' evaluation has added (linear_eval/top1, ...).
     """
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 1})
-    events.Reload()
     return {
-        tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag != "epoch" and "_eval" not in tag
+        tag: list(points.values())[-1]
+        for tag, points in read_scalars(run_dir).items()
+        if tag != "epoch" and "_eval" not in tag
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,7 +50,7 @@ def clear(run_dir: Path) -> None:
     names = ("metrics.json", "backbone.safetensors", "hparams.yaml", "*_eval*.json", "events.out.tfevents.*")
     for leftover in (path for name in names for path in run_dir.glob(name)):
         leftover.unlink()
-    for folder in ("checkpoints", "features", "figures"):
+    for folder in ("checkpoints", "features", "figures", "evaluation"):
         shutil.rmtree(run_dir / folder, ignore_errors=True)
 
 
@@ -57,4 +58,11 @@ def forget_judgements(run_dir: Path) -> None:
     """Delete what evaluation found of weights that were the last, and are so no longer."""
     for result in run_dir.glob("*_eval*.json"):
         if not result.stem.endswith("_untrained") and "_epoch-" not in result.stem:
+            for shown in evaluation_events(run_dir, result.stem):
+                shown.unlink(missing_ok=True)
             result.unlink()
+
+
+def evaluation_events(run_dir: Path, name: str) -> list[Path]:
+    """The event files that show the result `name` (as in linear_eval.json, less its ending) in TensorBoard."""
+    return list((run_dir / "evaluation").glob(f"events.out.tfevents.*.{escape(name)}"))

@@ -12,7 +12,7 @@ from omegaconf import open_dict
 from simclr.checkpoint import epoch_weights, last_checkpoint
 from simclr.cli import CONFIGS
 from simclr.errors import InputError
-from simclr.judge import judge
+from simclr.judge import judge, show
 from simclr.run_directory import forget_judgements
 from tests.conftest import only_run, picture_bytes, scalars, write_folder
 
@@ -60,7 +60,7 @@ def test_every_question_has_a_file_of_its_own(run_dir, overrides, file, keys):
     assert result["protocol"]
     assert (run_dir / "linear_eval.json").read_text() == before
     if "untrained=true" not in overrides:
-        assert scalars(run_dir)[f"{file}/top1"][0] == (8, pytest.approx(returned))
+        assert scalars(run_dir / "evaluation")[f"{file}/top1"][0] == (8, pytest.approx(returned))
 
 
 def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir, tmp_path):
@@ -139,5 +139,12 @@ def test_results_are_forgotten_when_their_weights_are_no_longer_the_last(tmp_pat
     names = ("linear_eval", "knn_eval_head", "linear_eval_untrained", "linear_eval_epoch-003", "metrics")
     for name in names:
         (tmp_path / f"{name}.json").write_text("{}")
+        if name not in ("linear_eval_untrained", "metrics"):
+            show(tmp_path, name, {"top1": 20.0}, step=8)
     forget_judgements(tmp_path)
-    assert {path.stem for path in tmp_path.iterdir()} == {"linear_eval_untrained", "linear_eval_epoch-003", "metrics"}
+    assert {path.stem for path in tmp_path.glob("*.json")} == {
+        "linear_eval_untrained",
+        "linear_eval_epoch-003",
+        "metrics",
+    }
+    assert set(scalars(tmp_path / "evaluation")) == {"linear_eval_epoch-003/top1"}

@@ -22,7 +22,7 @@ def test_linear_evaluation_reports_and_records(finished):
     # The k-NN of the command is that of training: same weights, same pictures.
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert result["knn_top1"] == pytest.approx(metrics["val/knn_top1"])
-    assert scalars(run_dir)["linear_eval/top1"] == [(8, pytest.approx(result["top1"]))]
+    assert scalars(run_dir / "evaluation")["linear_eval/top1"] == [(8, pytest.approx(result["top1"]))]
     text = (finished / "linear_eval.py.txt").read_text()
     assert f"linear top-1 {result['top1']:.2f} %" in text
 

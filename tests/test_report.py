@@ -247,6 +247,70 @@ def test_factors_do_not_depend_on_this_projects_options(tmp_path, cells):
     assert found.derived == ("limit_images",)
 
 
+def test_cells_are_called_by_names_that_stay_unambiguous(tmp_path, cells):
+    """The seed of the pictures is not the run's, their size not that of the views; what varies together says what."""
+    config = deepcopy(cells["modified", "slim"])
+    config["data"] |= {"seed": 0}
+    for seed, size in ((0, 32), (0, 64), (1, 32), (1, 64)):
+        changes = {"data__seed": seed, "data__size": size, "optimizer__lr": size / 1000, "epochs": size // 2}
+        write_run(tmp_path / f"{seed}-{size}", config, 5, 40.0, **changes)
+    found = study(tmp_path).design
+    assert [factor.name for factor in found.factors] == ["epochs + data.size + optimizer.lr", "data.seed"]
+    assert [found.label(cell) for cell in found.ordered_cells()] == [
+        "epochs=16 + data.size=32 + lr=0.032 · data.seed=0",
+        "epochs=16 + data.size=32 + lr=0.032 · data.seed=1",
+        "epochs=32 + data.size=64 + lr=0.064 · data.seed=0",
+        "epochs=32 + data.size=64 + lr=0.064 · data.seed=1",
+    ]
+
+
+def test_what_measures_or_saves_a_run_is_no_factor(tmp_path, cells):
+    """But numbers that were measured by other settings do not compare, and that is said."""
+    writing = {"checkpoint_minutes": 1, "keep_every_n_epochs": None, "evaluate": ["knn"], "logger__name": "x"}
+    watching = {"callbacks__progress__line_every_seconds": 5, "trainer__log_every_n_steps": 1}
+    metrics = {"val/knn_top1": 30.0, "features/std": 0.5}
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", cells["baseline", "slim"], seed, 40.0 + seed, metrics)
+        often = {"callbacks__online_knn__every_n_epochs": 1}
+        write_run(tmp_path / f"b{seed}", cells["modified", "slim"], seed, 41.0, metrics, **writing, **watching, **often)
+    found = study(tmp_path)
+    assert [factor.name for factor in found.design.factors] == ["augmentation"]
+    assert found.design.derived == ()
+    assert not found.differently
+    assert "features/std" in {ranked.metric.key for ranked in found.rankings}
+
+    for seed in range(2):  # measured otherwise
+        (tmp_path / f"a{seed}" / "linear_eval.json").unlink()
+        (tmp_path / f"b{seed}" / "linear_eval.json").unlink()
+        other = {"callbacks__online_knn__k": 5, "callbacks__label_free__images": 10}
+        write_run(tmp_path / f"c{seed}", cells["modified", "baseline"], seed, 41.0, metrics, **other)
+        (tmp_path / f"c{seed}" / "linear_eval.json").unlink()
+    found = study(tmp_path)
+    assert [factor.name for factor in found.design.factors] == ["augmentation", "head"]
+    assert [outcome.column for outcome in found.outcomes] == ["train/loss", "train/top1"]
+    assert not [ranked for ranked in found.rankings if ranked.metric.key == "features/std"]
+    assert main([str(tmp_path)]) == 0
+    report = (tmp_path / "report" / "report.md").read_text().replace("\\", "")
+    told = "by other settings: val/knn_top1 (callbacks.online_knn.k) and features/ (callbacks.label_free.images)."
+    assert told in report
+
+
+def test_a_callback_of_ones_own_may_be_a_factor(tmp_path, cells):
+    config = deepcopy(cells["modified", "slim"])
+    for decay in (0.9, 0.99):
+        config["callbacks"]["average"] = {"_target_": "mine.Average", "decay": decay}
+        write_run(tmp_path / f"{decay}", config, 0, 40.0)
+    assert [factor.name for factor in study(tmp_path).design.factors] == ["callbacks.average.decay"]
+
+
+def test_a_number_that_is_null_is_one_that_the_run_lacks(tmp_path, cells):
+    write_run(tmp_path / "a", cells["modified", "slim"], 0, 40.0)
+    nulls = {"train/loss": None, "train/top1": 60.0, "images_per_second": None, "not_finite": {"train/loss": "nan"}}
+    write_run(tmp_path / "b", cells["modified", "slim"], 1, 41.0, nulls)
+    assert main([str(tmp_path)]) == 0
+    assert "training loss (1 of 2 runs)" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_only_the_seed_varies(tmp_path, cells):
     for seed, top1 in enumerate((40.0, 41.0, 43.0)):
         write_run(tmp_path / f"s{seed}", cells["modified", "slim"], seed, top1)

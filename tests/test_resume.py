@@ -150,6 +150,38 @@ def test_a_place_that_cannot_be_written_to_is_named(run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_short_run_that_was_killed_at_its_very_end_ends(run, tmp_path):
+    """Two steps, of which none is timed past the warm-up, and all is done but metrics.json; as if never stopped."""
+    overrides = (*TINY_RUN, "data.train_count=32", "epochs=1")
+    run("train.py", *overrides)
+    metrics = only_run(tmp_path / "outputs") / "metrics.json"
+    expected = json.loads(metrics.read_text())
+    metrics.unlink()
+    run("train.py", *overrides)
+    again = json.loads(metrics.read_text())
+    assert again.pop("wall_seconds") > 0
+    assert again == {key: value for key, value in expected.items() if key != "wall_seconds"}
+    assert {"train/loss", "val/knn_top1", "val/knn_top1_untrained", "features/std"} <= again.keys()
+    assert again["images_per_second"] > 0
+    assert (again["images_seen"], again["epochs"]) == (32, 1)
+
+
+@pytest.mark.slow
+def test_a_short_run_of_an_earlier_release_ends_without_a_speed(run, tmp_path):
+    """Its checkpoint does not keep the times of the warm-up."""
+    overrides = (*TINY_RUN, "data.train_count=32", "epochs=1")
+    run("train.py", *overrides)
+    run_dir = only_run(tmp_path / "outputs")
+    checkpoint = load_checkpoint(last_checkpoint(run_dir))
+    del checkpoint["callbacks"]["RunMetrics"]["recent"]
+    torch.save(checkpoint, last_checkpoint(run_dir))
+    (run_dir / "metrics.json").unlink()
+    run("train.py", *overrides)
+    again = json.loads((run_dir / "metrics.json").read_text())
+    assert again["images_per_second"] is None
+    assert again["protocol"]["images_per_second"].startswith("null, as ")
+
+
 def test_resume_never_starts_over(finished, tmp_path, run):
     shutil.copytree(finished / "outputs", tmp_path / "outputs")
     run_dir = only_run(tmp_path / "outputs")

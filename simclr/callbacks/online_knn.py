@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -11,7 +12,7 @@ import torch
 from simclr import distributed
 from simclr.callbacks.periodic import PeriodicMeasure
 from simclr.data.datamodule import TwoViews
-from simclr.evaluation.features import extract
+from simclr.evaluation.features import are_finite, extract
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.methods.base import Method
 
@@ -50,21 +51,26 @@ class OnlineKNN(PeriodicMeasure):
         top1 = self._top1(trainer, pl_module)
         if top1 is None:
             return {}
-        if epoch == 0:
+        if math.isnan(top1):
+            log.warning("Epoch %d: the features are not finite, so there is no k-NN accuracy.", epoch)
+        elif epoch == 0:
             self.untrained = top1
             log.info("k-NN top-1 of the untrained encoder: %.2f %%", top1)
-            return {"val/knn_top1": top1, "val/knn_top1_untrained": top1}
-        beside = "" if self.untrained is None else f" (untrained encoder: {self.untrained:.2f} %)"
-        log.info("Epoch %d: k-NN top-1 %.2f %%%s", epoch, top1, beside)
-        return {"val/knn_top1": top1}
+        else:
+            beside = "" if self.untrained is None else f" (untrained encoder: {self.untrained:.2f} %)"
+            log.info("Epoch %d: k-NN top-1 %.2f %%%s", epoch, top1, beside)
+        return {"val/knn_top1": top1} | ({"val/knn_top1_untrained": top1} if epoch == 0 else {})
 
     def _top1(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float | None:
+        """Per cent; NaN where the features are, None where there are no labels."""
         data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
         train, val = data.train, data.val
         if val is None or val.labels is None or train.labels is None:
             return None
         encoder, device = cast(Method, pl_module).backbone, pl_module.device
         bank, queries = extract(encoder, train, device), extract(encoder, val, device)
+        if not are_finite(bank, queries):
+            return math.nan
         bank_labels = torch.from_numpy(train.labels).to(device)
         own = distributed.shard(len(val))
         predictions = knn_predict(bank, bank_labels, queries[own], len(val.classes), self.k, self.temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -65,14 +66,18 @@ class RunMetrics(Callback):
         for logger in trainer.loggers:
             logger.save()
         scalars = last_scalars(self.run_dir)
+        speed, how = self._speed()
         protocols = {
             "train/loss, train/top1, train/top5": "one training batch, the last that was logged; top-k is contrastive",
-            "images_per_second": f"source pictures; median over steps, {WARM_UP_STEPS} left out after every start",
+            "images_per_second": how,
         }
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            protocols |= {tag: text for tag, text in getattr(callback, "protocols", {}).items() if tag in scalars}
+            for tag, text in getattr(callback, "protocols", {}).items():
+                if tag in scalars:
+                    unknown = "" if math.isfinite(scalars[tag]) else "null, as what it is taken of is not finite; "
+                    protocols[tag] = unknown + text
         return scalars | {
-            "images_per_second": self.batch_size / statistics.median(self.step_seconds or self.recent),
+            "images_per_second": speed,
             "wall_seconds": self._wall_seconds(),
             "images_seen": trainer.global_step * self.batch_size,
             "epochs": trainer.current_epoch,
@@ -83,14 +88,28 @@ class RunMetrics(Callback):
             **provenance(trainer.strategy.root_device),
         }
 
+    def _speed(self) -> tuple[float | None, str]:
+        """Pictures a second, and how that was measured."""
+        seconds, how = self.step_seconds, f"median over steps, {WARM_UP_STEPS} left out after every start"
+        if not seconds:
+            seconds, how = list(self.recent), "the last step alone, as all were warm-up"
+        if not seconds:
+            return None, "null, as the run went on with nothing left to train, and no time of its few steps was kept"
+        return self.batch_size / statistics.median(seconds), f"source pictures; {how}"
+
     def _wall_seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started_at
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step_seconds": self.step_seconds, "wall_seconds": self._wall_seconds()}
+        return {
+            "step_seconds": self.step_seconds,
+            "recent": list(self.recent),
+            "wall_seconds": self._wall_seconds(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step_seconds = state_dict["step_seconds"]
+        self.recent.extend(state_dict.get("recent", []))  # earlier releases did not keep it
         self.earlier_seconds = state_dict["wall_seconds"]
 
 

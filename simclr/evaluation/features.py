@@ -39,6 +39,11 @@ def clean(pictures: Tensor, rows: slice) -> Tensor:
     return pictures.permute(0, 3, 1, 2).float() / 255
 
 
+def are_finite(*features: Tensor) -> bool:
+    """Whether all features [N, F] can be compared: no NaN, no infinity, none so large that a picture's length is."""
+    return all(bool(x.norm(dim=1).isfinite().all()) for x in features)
+
+
 def extract(
     encoder: nn.Module,
     store: ImageStore,

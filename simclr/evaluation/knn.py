@@ -43,9 +43,10 @@ def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int
     """The class with the largest sum of exp(cosine similarity / temperature) among the k nearest of the bank.
 
     bank: float [M, F], bank_labels: int64 [M], queries: float [N, F]; all on one device. k is cut to M.
-    Returns int64 [N]. Raises InputError for a k or a temperature out of range.
+    Returns int64 [N]. Raises InputError for a k or a temperature out of range, and for features that are not finite.
     """
     check_settings(k, temperature)
+    check_features(bank, queries)
     bank = F.normalize(bank, dim=1)
     predictions = []
     for chunk in F.normalize(queries, dim=1).split(CHUNK):
@@ -94,7 +95,6 @@ class KNN(Protocol):
 
     def judge(self, subject: Subject) -> Judgement:
         bank, queries = subject.features
-        check_features(bank, queries)
         bank_labels, query_labels = subject.labels()
         classes = len(subject.train.classes)
         held = hold_out(len(bank), bank_labels)

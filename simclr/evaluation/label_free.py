@@ -5,12 +5,14 @@ Features that have collapsed (to a point, or to a few directions) are useless wh
 
 from __future__ import annotations
 
-from math import nan
+from math import isnan, nan
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from simclr.evaluation.features import are_finite
 
 # Below these a representation counts as collapsed: features hardly differ, or differ along next to no direction.
 MIN_SPREAD = 0.02
@@ -79,11 +81,12 @@ class Measured(NamedTuple):
 def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
     """All of them. features: [N, D], of pictures; first, second: [N, D], of two augmented views of each.
 
-    Features that are not finite give scalars that are not numbers.
+    Features that are not finite give numbers that are NaN.
     """
     dimensions = spread(features)
-    if not dimensions.isfinite().all():
-        return Measured(dict.fromkeys(("alignment", "uniformity", "rankme", "effective_rank", "std"), nan), dimensions)
+    if not are_finite(features, first, second):
+        unknown = dict.fromkeys(("alignment", "uniformity", "rankme", "effective_rank", "std"), nan)
+        return Measured(unknown, torch.full_like(dimensions, nan))
     scalars = {
         "alignment": alignment(first, second),
         "uniformity": uniformity(features),
@@ -96,7 +99,9 @@ def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
 
 def collapse(scalars: dict[str, float], pictures: int) -> str | None:
     """What is wrong with features of that many pictures, of which `measure` gave these scalars, in words; or None."""
-    if not scalars["std"] >= MIN_SPREAD:  # also where it is not a number
+    if isnan(scalars["std"]):
+        return "they are not finite"
+    if scalars["std"] < MIN_SPREAD:
         return f"all pictures have nearly the same one (std {scalars['std']:.4f}; evenly spread: 1)"
     if pictures >= FEW and not scalars["effective_rank"] >= MIN_RANK:
         return f"they differ along {scalars['effective_rank']:.1f} directions only"

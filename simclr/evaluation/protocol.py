@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from simclr import distributed
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
-from simclr.evaluation.features import extract_with_cache, frozen
+from simclr.evaluation.features import are_finite, extract_with_cache, frozen
 from simclr.randomness import generator
 
 LARGE = 1000  # held-out pictures that tell settings apart in one go; below that they are held out in FOLDS turns
@@ -108,7 +108,7 @@ class Protocol:
 
 def check_features(*features: Tensor) -> None:
     """Raise InputError for features that are not finite."""
-    if not all(x.isfinite().all() for x in features):
+    if not are_finite(*features):
         raise InputError(
             "evaluation needs finite features, and the encoder's are not: its training has diverged; train it anew "
             "with a smaller optimizer.lr"

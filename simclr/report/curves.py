@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,16 +33,14 @@ def read_curves(runs: Sequence[Run], table: Path) -> Curves:
 
 
 def _read_events(run_dir: Path) -> dict[str, Curve]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from simclr.events import read_scalars
 
-    # It warns of curves that were cut where a resumed run went on, which is on purpose.
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
-    events.Reload()
     curves = {}
-    for tag in set(TAGS) & set(events.Tags()["scalars"]):
-        scalars = events.Scalars(tag)
-        curves[tag] = thinned(np.array([s.step for s in scalars], float), np.array([s.value for s in scalars], float))
+    for tag, points in read_scalars(run_dir).items():
+        known = [(step, value) for step, value in points.items() if math.isfinite(value)]
+        if tag in TAGS and known:
+            steps, values = np.array(known, float).T
+            curves[tag] = thinned(steps, values)
     return curves
 
 

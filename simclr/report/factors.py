@@ -14,8 +14,13 @@ import yaml
 from simclr.errors import InputError
 from simclr.report.runs import Run, flat
 
-# What a run is called, where things lie and how it restarts is no part of what it computes; the seed is the replicate.
-NO_FACTOR = {"name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"}
+# What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
+# learns; the seed is the replicate. A key stands for all below it. Callbacks that are not ours may change that.
+NO_FACTOR = (
+    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
+    *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
+    *("checkpoint_minutes", "keep_every_n_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
+)
 ABSENT = "(none)"
 
 Cell = tuple[str, ...]
@@ -36,19 +41,34 @@ class Factor:
 
 @dataclass(frozen=True)
 class Design:
-    """The factors of a sweep, the cell (a level of each factor) of every run, and settings that follow from others."""
+    """The factors of a sweep, the cell (a level of each factor) of every run, and settings that follow from others.
+
+    keys: all settings that the runs have.
+    """
 
     factors: tuple[Factor, ...]
     cells: Mapping[str, Cell]
     derived: tuple[str, ...]
+    keys: tuple[str, ...]
 
     def label(self, cell: Cell) -> str:
-        """A cell in words: "modified · slim", "temperature=0.2"."""
-        parts = [
-            level if factor.is_group else f"{factor.name.rsplit('.', 1)[-1]}={level}"
-            for factor, level in zip(self.factors, cell, strict=True)
-        ]
+        """A cell in words: "modified · slim", "temperature=0.2", "lr=0.001 + batch_size=64"."""
+        parts = []
+        for factor, level in zip(self.factors, cell, strict=True):
+            names = factor.name.split(" + ")
+            levels = level.split(" + ", len(names) - 1)
+            named = [f"{self._short(name)}={one}" for name, one in zip(names, levels, strict=True)]
+            parts.append(level if factor.is_group else " + ".join(named))
         return " · ".join(parts) or "all runs"
+
+    def _short(self, name: str) -> str:
+        """The last parts of a setting's name, as few as no other setting ends with."""
+        parts = name.split(".")
+        for start in range(len(parts) - 1, 0, -1):
+            short = ".".join(parts[start:])
+            if not any(f".{key}".endswith(f".{short}") for key in self.keys if key != name):
+                return short
+        return name
 
     def ordered_cells(self) -> list[Cell]:
         """The cells that have a run, those of reference levels first."""
@@ -110,11 +130,11 @@ def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str
         raise InputError(f"--reference {sorted(unknown)[0]}: the runs do not vary it; they vary {names}")
     factors = tuple(_factor(candidate, references.get(candidate.name)) for candidate in merged)
     cells = {run.name: tuple(candidate.values[i] for candidate in merged) for i, run in enumerate(runs)}
-    return Design(factors, cells, tuple(derived))
+    return Design(factors, cells, tuple(derived), tuple(dict.fromkeys(key for run in runs for key in run.settings)))
 
 
 def _varying_settings(runs: Sequence[Run]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs for key in run.settings if key not in NO_FACTOR)
+    keys = dict.fromkeys(key for run in runs for key in run.settings if not _is_below(key, NO_FACTOR))
     several_seeds = len({run.seed for run in runs}) > 1
     return [
         key
@@ -122,6 +142,10 @@ def _varying_settings(runs: Sequence[Run]) -> list[str]:
         if len({_shown(run.settings, key) for run in runs}) > 1
         and not (several_seeds and all(run.settings.get(key) == run.seed for run in runs))
     ]
+
+
+def _is_below(key: str, parents: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{parent}.") for parent in parents)
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
@@ -195,7 +219,8 @@ def _merge(candidates: list[_Candidate]) -> _Candidate:
     if len(chosen) == 1:
         return chosen[0]
     levels = tuple(" + ".join(level) for level in zip(*(candidate.values for candidate in chosen), strict=True))
-    return _Candidate(" + ".join(candidate.name for candidate in chosen), True, levels)
+    all_groups = all(candidate.is_group for candidate in chosen)
+    return _Candidate(" + ".join(candidate.name for candidate in chosen), all_groups, levels)
 
 
 def _factor(candidate: _Candidate, reference: str | None) -> Factor:

@@ -50,14 +50,38 @@ TRAINING = (
     Outcome("metrics", "train/loss", "training loss", ""),
     Outcome("metrics", "train/top1", "contrastive top-1", "points"),
 )
+# How tags of metrics.json begin, and the callback whose settings decide how they were measured.
+MEASURED_BY = {
+    "val/knn_top1": "callbacks.online_knn",
+    "features/": "callbacks.label_free",
+    "embeddings/": "callbacks.label_free",
+}
+
+
+def measured_differently(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Of MEASURED_BY the tags that runs have measured by different settings, so that they do not compare, and these."""
+    found = {}
+    for tag, callback in MEASURED_BY.items():
+        own = [run for run in runs if any(key.startswith(tag) for key in run.metrics)]
+        keys = dict.fromkeys(key for run in own for key in run.settings if key.startswith(f"{callback}."))
+        differing = [key for key in keys if len({str(run.settings.get(key)) for run in own}) > 1]
+        if settings := [key for key in differing if not key.endswith(".every_n_epochs")]:  # which is when, not how
+            found[tag] = settings
+    return found
+
+
+def _comparable(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    differently = tuple(measured_differently(runs))
+    return [outcome for outcome in outcomes if outcome.file != "metrics" or not outcome.key.startswith(differently)]
 
 
 def find_outcomes(runs: Sequence[Run]) -> list[Outcome]:
     """The outcomes that at least one run has, the primary one first: linear top-1, or the next where no run has it.
 
-    k-NN accuracy counts once, from the file that most runs have. Encoders before and during training are no outcomes.
+    k-NN accuracy counts once, from the file that most runs have. Encoders before and during training are no outcomes,
+    nor is what was measured differently.
     """
-    knn = max(KNN, key=lambda outcome: len(having(runs, outcome)))
+    knn = max(_comparable(runs, KNN), key=lambda outcome: len(having(runs, outcome)))
     balanced = Outcome("linear_eval", "balanced_top1", "linear balanced top-1", "points")
     found = [LINEAR, balanced, Outcome("linear_eval", "top5", "linear top-5", "points"), knn]
     for file in sorted({file for run in runs for file in run.evaluations}):
@@ -86,7 +110,7 @@ def label_free_metrics(runs: Sequence[Run]) -> list[Outcome]:
     """What is known of a representation without labels, and the training's own numbers."""
     keys = sorted({key for run in runs for key in run.metrics if key.startswith(("features/", "embeddings/"))})
     metrics = [Outcome("metrics", key, key, "") for key in keys]
-    return [outcome for outcome in [*TRAINING, *metrics] if having(runs, outcome)]
+    return [outcome for outcome in [*TRAINING, *_comparable(runs, metrics)] if having(runs, outcome)]
 
 
 def moments(run: Run) -> dict[int, str]:

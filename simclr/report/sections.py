@@ -107,6 +107,9 @@ def _cells(study: Study, figures: Mapping[str, Path]) -> list[str]:
     if study.partial:
         names = [f"{literal(o.label)} ({len(having(study.runs, o))} of {len(study.runs)} runs)" for o in study.partial]
         blocks.append(f"Not compared, because some runs lack it: {listed(names)}.")
+    if study.differently:
+        names = [f"{literal(tag)} ({listed([literal(k) for k in keys])})" for tag, keys in study.differently.items()]
+        blocks.append(f"Not compared, because the runs measured them by other settings: {listed(names)}.")
     lacking = [run.name for run in study.runs if study.primary.of(run) is None]
     if lacking:
         blocks.append(f"Without {study.primary.label}: {listed([literal(name) for name in lacking])}.")

@@ -19,7 +19,7 @@ from simclr.report.effects import (
     t_interval,
 )
 from simclr.report.factors import Cell, Design, find_design
-from simclr.report.outcomes import Outcome, by_cell, find_outcomes, having, label_free_metrics
+from simclr.report.outcomes import Outcome, by_cell, find_outcomes, having, label_free_metrics, measured_differently
 from simclr.report.runs import Run, read_sweep
 
 
@@ -50,7 +50,7 @@ class Study:
     """folder: that of the sweep. runs: the finished ones, each cell and seed once. repeated: runs left out for that.
 
     primary_effects and secondary_effects are two families of tests. partial: outcomes that only some runs have, which
-    are given no effects. curves: see `read_curves`.
+    are given no effects. differently: see `measured_differently`. curves: see `read_curves`; without those tags.
     """
 
     folder: Path
@@ -60,6 +60,7 @@ class Study:
     design: Design
     outcomes: list[Outcome]
     partial: list[Outcome]
+    differently: Mapping[str, list[str]]
     primary_effects: list[Tested]
     secondary_effects: list[Tested]
     rankings: list[Ranked]
@@ -107,6 +108,8 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
         raise InputError(
             f"no run below {folder} has an outcome; run python linear_eval.py run=RUN_DIR for each of them"
         )
+    differently = measured_differently(runs)
+    curves = read_curves(runs, folder / "curves.csv")
     primary, secondary = outcomes[:1], [o for o in outcomes[1:] if len(having(runs, o)) == len(runs)]
     return Study(
         folder=folder,
@@ -115,11 +118,12 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
         repeated=repeated,
         design=design,
         outcomes=primary + secondary,
+        differently=differently,
         partial=[outcome for outcome in outcomes[1:] if outcome not in secondary],
         primary_effects=_tested(runs, design, primary),
         secondary_effects=_tested(runs, design, secondary),
         rankings=_rankings(runs, design, primary[0]),
-        curves=read_curves(runs, folder / "curves.csv"),
+        curves={key: curve for key, curve in curves.items() if not key[1].startswith(tuple(differently))},
     )
 
 

@@ -56,8 +56,11 @@ class Subject:
     def features(self, encoder: Encoder, store: ImageStore, title: str) -> torch.Tensor:
         """Float32 [N, F] of the pictures of `store`, kept where linear_eval.py keeps them, too."""
         from simclr.evaluation.features import extract_with_cache
+        from simclr.evaluation.protocol import check_features
 
-        return extract_with_cache(encoder, store, self.device, self.run_dir / "features", title)
+        features = extract_with_cache(encoder, store, self.device, self.run_dir / "features", title)
+        check_features(features)
+        return features
 
 
 def visualize(config: DictConfig) -> None:
