@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr import launch, sweep
 from simclr.errors import InputError, Refused
+from simclr.hydra_help import help_in_strings
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
 from simclr.requeue import Requeue
@@ -207,6 +208,7 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
     keep_freed_memory()
     prefer_own_configs()
+    help_in_strings()
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
