@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from simclr.errors import InputError
-from simclr.files import replacing
+from simclr.files import is_file, replacing
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises InputError for a file that is absent, damaged, not one of ours, or that would run code.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"there is no checkpoint {path}; give the path of one, or of a run that has one")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -77,15 +77,16 @@ def newest_checkpoint(run_dir: Path) -> Loaded | None:
     """
     damage = None
     for path in (last_checkpoint(run_dir), previous_checkpoint(run_dir)):
-        if path.is_file():
-            try:
-                checkpoint = Loaded(path, load_checkpoint(path))
-            except InputError as error:
-                damage = error
-            else:
-                if damage is not None:
-                    log.warning("%s. Falling back to the one before, %s.", damage, path)
-                return checkpoint
+        try:
+            if not is_file(path):
+                continue
+            checkpoint = Loaded(path, load_checkpoint(path))
+        except InputError as error:
+            damage = error
+        else:
+            if damage is not None:
+                log.warning("%s. Falling back to the one before, %s.", damage, path)
+            return checkpoint
     if damage is not None:
         raise InputError(f"{damage}; no other is left in {run_dir}: resume=never starts the run over") from damage
     return None

@@ -34,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr import launch, sweep
 from simclr.errors import InputError, Refused
+from simclr.hydra_help import help_in_strings
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
 from simclr.output import prepare_output
@@ -240,6 +241,7 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     keep_own_configs()
     keep_freed_memory()
     prefer_own_configs()
+    help_in_strings()
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()

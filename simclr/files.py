@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr.errors import InputError
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at `path`. Raises InputError where the system cannot tell.
+
+    Path.is_file() says no then, from Python 3.14 on, and what a network drive hides for a moment would be written over.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(f"cannot look at {path} ({error.strerror}); give another path, or try again later") from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Which checkpoint is read, and which is refused."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,21 @@ def test_where_all_are_damaged_nothing_is_started_over_silently(run_dir):
         flip(path)
     with pytest.raises(InputError, match="resume=never starts the run over"):
         newest_checkpoint(run_dir)
+
+
+def test_what_the_system_cannot_look_at_is_not_taken_for_absent(run_dir):
+    """Path.is_file() answers no, from Python 3.14 on for every error: the run would start over."""
+    path = last_checkpoint(run_dir)
+    path.unlink()
+    path.symlink_to(path.name)  # opening it fails with ELOOP, as a network drive's file may with EIO or ESTALE
+    newest = newest_checkpoint(run_dir)
+    assert newest is not None
+    assert newest.path == previous_checkpoint(run_dir)
+    previous_checkpoint(run_dir).unlink()
+    with pytest.raises(InputError, match=r"cannot look at .*last\.ckpt \(Too many levels.*resume=never starts"):
+        newest_checkpoint(run_dir)
+    with pytest.raises(InputError, match=r"cannot look at x+ .*too long"):
+        load_checkpoint(Path("x" * 5000))
 
 
 def test_where_to_go_on(run_dir, tmp_path):

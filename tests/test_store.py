@@ -1,9 +1,7 @@
 """The picture store: whole or absent, built once, rebuilt when its source changes."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from simclr.data.archive import FolderArchive
@@ -104,15 +103,20 @@ def test_a_killed_build_leaves_no_store_and_the_next_one_is_whole(tmp_path):
     process = start_build(tmp_path / "source")
     assert process.stdout is not None
     assert process.stdout.readline() == "building\n"
-    while not list(tmp_path.glob("source.store-16.building/*.npy")):
+    while not (workers := psutil.Process(process.pid).children(recursive=True)):
         assert process.poll() is None, "the build was over before it could be killed"
         time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
+    assert list(tmp_path.glob("source.store-16.building/*.npy"))
+    process.kill()
     process.wait()
     assert not (tmp_path / "source.store-16").exists()
     output, _ = start_build(tmp_path / "source").communicate(timeout=120)
     assert output.splitlines()[-1] == f"pictures 3000 {sum(i % 256 for i in range(3000))}"
     assert not (tmp_path / "source.store-16.building").exists()
+    deadline = time.monotonic() + 60
+    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive the command that was killed"
+        time.sleep(0.1)
 
 
 def test_an_undecodable_picture_is_named_and_nothing_is_left(tmp_path):

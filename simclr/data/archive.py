@@ -10,6 +10,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -49,7 +50,9 @@ def path_of(key: str, value: object) -> Path:
         if value == "":
             raise ValueError("it is empty")
         path = Path(str(value)).expanduser().resolve()
-        path.exists()  # asks the system, which refuses what is too long or behind a door that is closed
+        # Refuses what is too long or behind a closed door; exists() says no to it, from Python 3.14 on.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
         return path
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -19,6 +22,10 @@ from simclr.errors import InputError
 
 BATCH = 64
 MAX_WORKERS = 16
+# How workers begin, on every Python. Forked, they are there in a tenth of a second; by forkserver, Linux's default from
+# Python 3.14 on, each would import torch first. A fork's danger is a lock that another thread held, and what they run,
+# Pillow and numpy, takes none. macOS itself is not safe to fork.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MAX_PIXELS = 2**26  # of one picture, which takes a quarter of a GB when it is decoded
 MAX_BYTES = 2**28  # of one picture's file; uncompressed, the most pixels take less
 # Pillow reads more, but goes by contents and not by name: PostScript, called x.jpg, would run Ghostscript.
@@ -107,14 +114,33 @@ def _collate(pictures: list[np.ndarray | str]) -> torch.Tensor | str:
     return torch.from_numpy(np.stack(pictures))
 
 
+def _end_with_the_reader(_: int) -> None:
+    """Let this worker end with the process that started it; DataLoader's own way misses a kill in the first moments."""
+    reader = multiprocessing.parent_process()
+    assert reader is not None
+
+    def watch() -> None:
+        reader.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def decoded_batches(archive: Archive, names: list[str], size: int, title: str) -> Iterator[np.ndarray]:
     """Decode the named members in order, on every core, under a progress bar: uint8 arrays [B, size, size, 3].
 
     Raises InputError naming the first member that is not a whole picture.
     """
-    # DataLoader is used for its workers: they share memory with us, and they end when we are killed.
+    # DataLoader is used for its workers, which share memory with us.
     workers = min(cores(), MAX_WORKERS) if len(names) > 4 * BATCH else 0
-    loader = DataLoader(_Members(archive, names, size), batch_size=BATCH, collate_fn=_collate, num_workers=workers)
+    loader = DataLoader(
+        _Members(archive, names, size),
+        batch_size=BATCH,
+        collate_fn=_collate,
+        num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
+        worker_init_fn=_end_with_the_reader,
+    )
     batches = iter(loader)  # starts the workers, while the bar has no thread yet that they would be forked from
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_sweep(folder: Path) -> Sweep:
 
     Raises InputError where there is no finished run, and for a file that cannot be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir() raises OSError for a name that is too long, before Python 3.14
         raise InputError(f"there is no folder {folder}; give the folder of a sweep, for example multirun/grid")
     sweep = Sweep(folder)
     for config in sorted(folder.rglob("config.yaml")):

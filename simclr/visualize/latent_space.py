@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -84,6 +85,9 @@ def layout(
     perplexity: cut to a third of the number of pictures. progress: called with the number of steps just done.
     One thread and one seed: the same arguments give the same layout.
     """
+    # scikit-learn, which finds the neighbours, would count the cores through joblib, and where that fails (no lscpu, no
+    # /sys, ARM) a warning and a traceback follow.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import openTSNE
 
     # Squared Euclidean distance of unit vectors is twice the cosine distance, which k-NN compares them by.
