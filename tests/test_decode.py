@@ -191,12 +191,6 @@ def test_bits_that_are_not_in_use_are_said_with_the_key_that_scales(tmp_path, ca
     assert not [message for message in messages(caplog) if "16-bit" in message]
 
 
-@pytest.mark.parametrize("bits", [7, 17, 12.5, True, None, "12"])
-def test_bits_that_cannot_be(tmp_path, bits):
-    with pytest.raises(InputError, match=r"data\.bits=.* is not usable; it is a whole number from 8 to 16"):
-        ImageFolder(str(tmp_path), 16, 0.1, bits=bits)
-
-
 def test_pictures_with_nothing_to_see_are_said_at_every_start(tmp_path, caplog):
     colour = b"".join(
         b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in deep(12)

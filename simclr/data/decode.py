@@ -132,6 +132,7 @@ class _Batch(NamedTuple):
 # spawn and forkserver run the user's own program again and start nothing in a process of joblib's, and fork takes along
 # locks that other threads hold.
 WORKER = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); pickle.load(sys.stdin.buffer)()"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # or numpy starts one for each core, in each of them
 Worker = subprocess.Popen[bytes]
 
 
@@ -194,7 +195,8 @@ class Decoder:
         try:
             with suppress(OSError), _signals_held_back():  # where no more processes are to be had, this one helps
                 for _ in range(count):
-                    workers.append(subprocess.Popen([sys.executable, "-c", WORKER], stdin=PIPE, stdout=PIPE))
+                    command = [sys.executable, "-c", WORKER]
+                    workers.append(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, env=os.environ | ONE_THREAD))
             for first, worker in enumerate(workers):
                 _give(worker, partial(_work, self.archive, parts[first::count], self.size, self.bits))
             for number, part in enumerate(parts):
@@ -248,10 +250,12 @@ def _received(worker: Worker, archive: Archive, part: list[str]) -> _Batch | str
         worker.stdout.close()
         code = worker.wait()
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    remedy = (
+        "repeat the command with more memory, or on fewer cores" if code == -signal.SIGKILL else "take that one out"
+    )
     raise InputError(
         f"a process that decoded pictures {how}, at one of {shown(part[0])} to {shown(part[-1])} in "
-        f"{shown(archive.path)}; with SIGKILL there was too little memory: repeat the command with more of it, or on "
-        "fewer cores; otherwise take out the picture that does this"
+        f"{shown(archive.path)}; {remedy}"
     )
 
 
