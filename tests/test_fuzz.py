@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simclr.data.archive import FolderArchive, ZipArchive
-from simclr.data.decode import decoded_batches
+from simclr.data.decode import Decoder
 from simclr.data.store import Pictures
 from simclr.data.tiny_imagenet import TinyImageNet
 from simclr.errors import InputError
@@ -85,13 +85,13 @@ def test_damaged_pictures(tmp_path, name):
     archive = FolderArchive(tmp_path, {".picture"})
     path = tmp_path / "a.picture"
     path.write_bytes(PICTURES[name])
-    assert next(decoded_batches(archive, [path.name], 16, "")).shape == (1, 16, 16, 3)
+    assert next(Decoder(archive, 16).batches([path.name], "")).shape == (1, 16, 16, 3)
     random = np.random.default_rng(1)
     refused = []
     for _ in range(60):
         path.write_bytes(damaged(PICTURES[name], random))
         try:
-            (batch,) = decoded_batches(archive, [path.name], 16, "")
+            (batch,) = Decoder(archive, 16).batches([path.name], "")
         except InputError as error:
             refused.append(str(error))
         else:

@@ -46,6 +46,7 @@ CHECKED = [
     (SHAPES, "data.seed", [-1, 2**32, HUGE, *NOT_WHOLE]),
     (partial(TinyImageNet, "data", size=16), "data.size", [0, 7, -8, 5000, HUGE, *NOT_WHOLE]),
     (FOLDER, "data.size", [0, 7, -8, 5000, HUGE, *NOT_WHOLE]),
+    (FOLDER, "data.bits", [0, 7, 17, HUGE, *NOT_WHOLE]),
     (FOLDER, "data.val_fraction", [0, 1, -0.1, 2, HUGE, *NO_NUMBERS]),
     (HEAD, "head.in_features", [0, -3, 10**9, HUGE, *NOT_WHOLE]),
     (HEAD, "head.hidden_features", [0, -3, 10**9, HUGE, *NOT_WHOLE]),

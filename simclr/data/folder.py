@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 
 from simclr.data.archive import FolderArchive, path_of, shown
-from simclr.data.decode import formats
+from simclr.data.contrast import warn_of_little_contrast
+from simclr.data.decode import BITS, formats
 from simclr.data.store import Pictures, Plan, Split, check_size, open_store
 from simclr.errors import InputError
-from simclr.numbers import is_finite
+from simclr.numbers import is_finite, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,18 @@ class ImageFolder:
     root: `root/train/...` and `root/val/...` where both exist; otherwise all pictures below root, of which
     `val_fraction` (a fixed shuffle) become the validation pictures if there are labels. A picture's label is the first
     folder on its path; where some picture lies in no folder, or all lie in the same, there are no labels.
-    store: the folder for decoded pictures, None for beside root.
+    store: the folder for decoded pictures, None for beside root. bits: 8 to 16, how many of a gray picture of 16 bits
+    are in use, the lowest; they are scaled to the range from black to white.
     """
 
-    def __init__(self, root: str, size: int, val_fraction: float, store: str | None = None) -> None:
+    def __init__(self, root: str, size: int, val_fraction: float, store: str | None = None, bits: int = BITS) -> None:
         check_size(size)
         if not is_finite(val_fraction) or not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction={val_fraction} is not usable; it lies between 0 and 1")
+        if not is_whole(bits) or not 8 <= bits <= BITS:
+            raise InputError(f"data.bits={bits} is not usable; it is a whole number from 8 to {BITS}")
         self.root = path_of("data.root", root)
-        self.size, self.val_fraction = size, val_fraction
+        self.size, self.val_fraction, self.bits = size, val_fraction, bits
         self.store = None if store is None else path_of("data.store", store)
 
     def load(self) -> Pictures:
@@ -43,7 +47,8 @@ class ImageFolder:
         if not self.root.is_dir():
             raise InputError(f"data.root={shown(self.root)} is not a folder; give one that holds pictures")
         archive = FolderArchive(self.root, picture_endings())
-        pictures = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store)
+        pictures = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store, self.bits)
+        warn_of_little_contrast(pictures)
         if pictures.val is None and pictures.train.labels is not None:
             count = len(pictures.train)
             order = np.random.default_rng(count).permutation(count)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
 from simclr.data.archive import Archive, shown
-from simclr.data.decode import decoded_batches
+from simclr.data.decode import BITS, Decoder
 from simclr.errors import InputError
 from simclr.files import to_disk
 from simclr.numbers import is_whole
@@ -113,13 +113,14 @@ def check_size(size: int) -> None:
 
 
 def open_store(
-    archive: Archive, size: int, plan: Callable[[], Plan], kind: str, parent: Path | None = None
+    archive: Archive, size: int, plan: Callable[[], Plan], kind: str, parent: Path | None = None, bits: int = BITS
 ) -> Pictures:
     """The store of `archive`, decoded from it first if it is absent, half-built, damaged or older than its source.
 
     size: pictures are kept at size × size. plan: called only where the store has to be built. kind: who makes the plan;
     two kinds of source that read one folder do not share a store.
     parent: the folder that the store, itself a folder, is kept in; None for beside the source.
+    bits: of a gray picture of 16 bits, those in use.
 
     The store appears whole or not at all: it is built in a neighbouring folder under a lock, then renamed. A killed
     build leaves only that neighbour, which the next one clears away; of several processes that start together one
@@ -128,6 +129,7 @@ def open_store(
     """
     path = archive.path
     folder = (parent or path.parent) / f"{path.name.removesuffix('.zip')}.store-{size}"
+    kind = kind if bits == BITS else f"{kind} of {bits} bits"
     fingerprint = f"format {FORMAT}, {kind}, {size} px, {archive.fingerprint()}"
     pictures = _read(folder, fingerprint, size)
     if pictures is not None:
@@ -143,7 +145,7 @@ def open_store(
         try:
             pictures = _read(folder, fingerprint, size)
             if pictures is None:
-                _build(folder, archive, size, plan(), fingerprint)
+                _build(folder, archive, size, plan(), fingerprint, bits)
                 pictures = _read(folder, fingerprint, size)
         finally:
             lock.release()
@@ -201,7 +203,7 @@ def _digest(meta: dict, arrays: list[np.ndarray | None]) -> str:
     return digest.hexdigest()
 
 
-def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: str) -> None:
+def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: str, bits: int) -> None:
     """Raises InputError, and OSError where writing fails; nothing half-written is left behind."""
     own = {"meta.json", *(f"{split}-{kind}.npy" for split in ("train", "val") for kind in ("pixels", *KNOWN))}
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
@@ -218,6 +220,7 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
             "some space or name a folder on another disk with data.store=FOLDER"
         )
     building.mkdir()
+    decoder = Decoder(archive, size, bits)
     try:
         small: list[np.ndarray | None] = []
         for name, split in plan.splits.items():
@@ -225,7 +228,7 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
             with (building / f"{name}-pixels.npy").open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (counts[name], size, size, 3)}
                 np.lib.format.write_array_header_1_0(file, header)
-                for batch in decoded_batches(archive, split.names, size, f"Decoding {name} pictures"):
+                for batch in decoder.batches(split.names, f"Decoding {name} pictures"):
                     file.write(batch.data)
             for kind, values in (("labels", split.labels), ("boxes", split.boxes)):
                 if values is not None:
@@ -244,3 +247,5 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
         shutil.rmtree(building, ignore_errors=True)
         raise
     log.info("Decoded %s pictures into %s.", f"{sum(counts.values()):,}", shown(folder))
+    for remark in decoder.remarks():
+        log.warning(remark)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from simclr.data.archive import Archive, FolderArchive, ZipArchive, path_of, shown
+from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.download import download
 from simclr.data.store import Pictures, Plan, Split, check_size, open_store
 from simclr.errors import InputError
@@ -43,6 +44,7 @@ class TinyImageNet:
         archive = self._find()
         pictures = open_store(archive, self.size, lambda: _Layout(archive).plan(), "tiny_imagenet", self.store)
         assert pictures.val is not None
+        warn_of_little_contrast(pictures)
         log.info(
             "Tiny ImageNet: %s training pictures of %d classes, %s validation pictures.",
             f"{len(pictures.train):,}",
