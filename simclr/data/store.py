@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
@@ -22,6 +21,7 @@ from simclr.data.archive import Archive, shown
 from simclr.data.decode import decoded_batches
 from simclr.errors import InputError
 from simclr.files import to_disk
+from simclr.locks import locked
 from simclr.numbers import is_whole
 
 log = logging.getLogger(__name__)
@@ -134,19 +134,11 @@ def open_store(
         return pictures
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("Another process is decoding the pictures into %s; waiting for it.", shown(folder))
-            lock.acquire()
-        try:
+        with locked(folder.with_name(f"{folder.name}.lock"), timeout=None, waiting=lambda: _say_who_decodes(folder)):
             pictures = _read(folder, fingerprint, size)
             if pictures is None:
                 _build(folder, archive, size, plan(), fingerprint)
                 pictures = _read(folder, fingerprint, size)
-        finally:
-            lock.release()
     except OSError as error:
         raise InputError(
             f"cannot write the picture store {shown(folder)} ({error.strerror or error}); name a folder that can be "
@@ -158,6 +150,10 @@ def open_store(
             "data.store=FOLDER"
         )
     return pictures
+
+
+def _say_who_decodes(folder: Path) -> None:
+    log.info("Another process is decoding the pictures into %s; waiting for it.", shown(folder))
 
 
 def _read(folder: Path, fingerprint: str, size: int) -> Pictures | None:
