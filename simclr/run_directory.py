@@ -54,6 +54,10 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
         except Locked as other:
             who = f" ({other})" if str(other) else ""
             raise InUse(f"another process is training in {run_dir}; wait for it or stop it{who}") from None
+        except OSError as error:
+            raise InputError(
+                f"cannot write into {run_dir} ({error.strerror or error}); choose another place with output_root=FOLDER"
+            ) from error
         try:
             _begin(run_dir, config)
             yield

@@ -9,7 +9,6 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -178,7 +177,7 @@ def test_a_run_where_there_are_no_locks(tmp_path):
     """It trains; a second command is refused in one line; after a kill the next goes on and says whose lock it took."""
     env = elsewhere(tmp_path)
     arguments = command("train.py", *LONGER, "checkpoint_minutes=0.002")
-    pipes: Any = {
+    pipes = {
         "cwd": tmp_path,
         "env": env,
         "text": True,

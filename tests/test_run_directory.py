@@ -134,6 +134,15 @@ def test_a_run_that_is_refused_leaves_an_empty_folder_empty_and_others_as_they_w
     assert tree(tmp_path) == before
 
 
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(InputError, match=f"cannot write into {tmp_path} .*output_root="),
+        claimed(tmp_path, composed()[1]),
+    ):
+        pass
+
+
 def test_the_working_directory_with_files_of_ones_own_is_refused_and_nothing_is_left(run, tmp_path):
     write(tmp_path, "figures/mine.png", "checkpoints/last.ckpt", "configs/train.yaml", "linear_eval.json")
     before = tree(tmp_path)

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,7 +135,8 @@ def open_store(
         return pictures
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f"{folder.name}.lock"), timeout=None, waiting=lambda: _say_who_decodes(folder)):
+        waiting = partial(log.info, "Another process is decoding the pictures into %s; waiting for it.", shown(folder))
+        with locked(folder.with_name(f"{folder.name}.lock"), timeout=None, waiting=waiting):
             pictures = _read(folder, fingerprint, size)
             if pictures is None:
                 _build(folder, archive, size, plan(), fingerprint)
@@ -150,10 +152,6 @@ def open_store(
             "data.store=FOLDER"
         )
     return pictures
-
-
-def _say_who_decodes(folder: Path) -> None:
-    log.info("Another process is decoding the pictures into %s; waiting for it.", shown(folder))
 
 
 def _read(folder: Path, fingerprint: str, size: int) -> Pictures | None:
