@@ -13,8 +13,9 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
-from simclr.cli import as_dict, build, check_number, clear_errors, quiet_libraries, run_command
+from simclr.cli import build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
+from simclr.identity import as_dict
 from simclr.numbers import MAX_SEED
 from simclr.requeue import requeue_on_sigterm
 from simclr.run_directory import claimed

@@ -15,6 +15,7 @@ from torch import nn
 
 from simclr.errors import InputError
 from simclr.files import is_file, replacing
+from simclr.identity import with_later_keys
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def check_fits(checkpoint: Loaded, config: dict[str, Any], total_steps: int) -> 
     Loss, augmentation, optimiser settings and schedule may change on the way, and the data may have moved; the network
     and the pictures may not be others.
     """
-    path, before = checkpoint.path, checkpoint.content["config"]
+    path = checkpoint.path
+    before: Any = with_later_keys(checkpoint.content["config"], config)
     may_differ = {"data": ("root", "store"), "backbone": ("small_maps",)}
     for key in ("data", "limit_images", "batch_size", "backbone", "head"):
         then, now = before.get(key), config[key]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import hashlib
-import json
 import logging
 import re
 import signal
@@ -16,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -35,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from simclr import launch, sweep
 from simclr.errors import InputError, Refused
 from simclr.hydra_help import help_in_strings
+from simclr.identity import digests, run_name
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
 from simclr.output import prepare_output
@@ -42,26 +42,6 @@ from simclr.requeue import Requeue
 from simclr.shell import keep_own_configs, started_by_torchrun
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
-# What a run is called, where it lives, how it restarts and is judged: all the rest is what it *is*, and names its
-# directory.
-NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code", "evaluate"}
-
-
-def as_dict(config: DictConfig) -> dict[str, Any]:
-    """The configuration, resolved, as plain dicts and lists: what checkpoints and JSON files can hold."""
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-def run_identity(config: DictConfig) -> dict[str, Any]:
-    """The part of a configuration that decides what a run computes."""
-    return as_dict(OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_HASHED]))
-
-
-def _config_hash(*, _root_: DictConfig) -> str:
-    return hashlib.sha256(json.dumps(run_identity(_root_), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _by_mode(single: str, sweep: str, *, _root_: DictConfig) -> str:
@@ -81,7 +61,8 @@ def _choice(group: str, *, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
-OmegaConf.register_new_resolver("config_hash", _config_hash, replace=True)
+OmegaConf.register_new_resolver("config_hash", lambda *, _root_: next(digests(_root_)), replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
 
 
@@ -144,8 +125,11 @@ class ConsoleHandler(logging.StreamHandler):
         return sys.stdout
 
 
+made: list[Path] = []  # folders that this process made to write into, each before the one that holds it
+
+
 class WritableOutput(Callback):
-    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made."""
+    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made; none is left empty."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         self._make(config, "run")
@@ -153,11 +137,16 @@ class WritableOutput(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._make(config, "sweep")
 
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        with suppress(OSError):  # as a rule it holds something
+            Path(config.hydra.runtime.output_dir).rmdir()
+
     @staticmethod
     def _make(config: DictConfig, mode: str) -> None:
         HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later
         folder = config.hydra[mode].dir
         try:
+            made.extend(path for path in (Path(folder), *Path(folder).parents) if not path.exists())
             Path(folder).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
@@ -167,6 +156,15 @@ class WritableOutput(Callback):
                 file=sys.stderr,
             )
             raise Refused(1) from None
+
+
+def leave_no_empty_folders() -> None:
+    """Remove the folders that this process made, where all that was to be written into them was refused."""
+    for folder in made:
+        with suppress(OSError):
+            if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:  # Hydra's note of a sweep's command
+                (folder / "multirun.yaml").unlink()
+            folder.rmdir()
 
 
 @contextmanager
@@ -256,6 +254,7 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
         raise
     finally:
         failed = sweep.conclude()
+        leave_no_empty_folders()
     if failed:
         raise SystemExit(f"error: {failed} of the sweep's runs failed; see above")
 

@@ -48,12 +48,6 @@ def replacing(path: Path) -> Iterator[Path]:
             unfinished.unlink()
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what killed writers have left in `folder`. Only for a caller that is the one who writes there."""
-    for leftover in folder.glob("*.part"):
-        leftover.unlink(missing_ok=True)
-
-
 def to_disk(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, has left the system's memory for the disk."""
     if path.is_dir():

@@ -1,68 +1,165 @@
-"""Whose a run directory is, and emptying it."""
+"""Whose a run directory is, what in it is a run's own, and emptying it of that alone."""
 
 from __future__ import annotations
 
-import shutil
+import json
+import logging
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from simclr.cli import run_identity
 from simclr.errors import InputError, InUse
-from simclr.files import remove_unfinished, replacing
+from simclr.files import replacing
+from simclr.identity import run_identity, with_later_keys
+from simclr.locks import Locked, locked
+
+log = logging.getLogger(__name__)
+
+# Every file that training, evaluation and drawing write into a run directory, as a path below it. Nothing else in it is
+# ever deleted.
+PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer")
+FIGURES = ("latent_space", "neighbours", "augmented_pairs")
+RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
+OUTCOME = re.compile(
+    r"(metrics\.json|backbone\.safetensors|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
+    r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
+    rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
+)
+FOLDERS = ("checkpoints", "evaluation", "features", "figures")
+BEGINNING = re.compile(r"config\.yaml|train\.log|\.lock(\..+)?")  # what a run has before it trains
+UNFINISHED = re.compile(rf"(config\.yaml|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
+
+# What every version's configuration of a run has.
+KEYS = {"seed", "epochs", "batch_size", "data", "augmentation", "backbone", "head", "method", "optimizer"}
 
 
 @contextmanager
 def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
-    """Hold the run directory for this process and this configuration; refuse one that belongs to another."""
-    lock = FileLock(run_dir / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InUse(f"another process is training in {run_dir}; wait for it or stop it") from None
-    try:
-        for folder in (run_dir, run_dir / "checkpoints"):
-            remove_unfinished(folder)
-        stored = run_dir / "config.yaml"
-        if stored.exists():
-            other = OmegaConf.load(stored)
-            assert isinstance(other, DictConfig)
-            before = run_identity(other)
-            different = [key for key, value in run_identity(config).items() if before.get(key) != value]
-            if different:
-                raise InputError(
-                    f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root"
-                )
-        else:
-            with replacing(stored) as unfinished:
-                OmegaConf.save(config, unfinished, resolve=True)
-        yield
-    finally:
-        lock.release()
+    """Hold the run directory for this process and this configuration.
+
+    Raises InputError for one that belongs to another run, or holds files and is no run's, in which nothing is touched;
+    InUse where another process trains in it. Where the run is then refused before it has written anything of value, a
+    directory that was empty is empty again.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    found = [path.name for path in run_dir.iterdir()]
+    _refuse_strange(run_dir, found)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(run_dir / ".lock"))
+        except Locked as other:
+            who = f" ({other})" if str(other) else ""
+            raise InUse(f"another process is training in {run_dir}; wait for it or stop it{who}") from None
+        except OSError as error:
+            raise InputError(
+                f"cannot write into {run_dir} ({error.strerror or error}); choose another place with output_root=FOLDER"
+            ) from error
+        try:
+            _begin(run_dir, config)
+            yield
+        except InputError:
+            if not found:
+                _leave_nothing(run_dir)
+            raise
 
 
 def clear(run_dir: Path) -> None:
-    """Delete what an earlier training and its evaluation left."""
-    names = ("metrics.json", "backbone.safetensors", "hparams.yaml", "*_eval*.json", "events.out.tfevents.*")
-    for leftover in (path for name in names for path in run_dir.glob(name)):
-        leftover.unlink()
-    for folder in ("checkpoints", "features", "figures", "evaluation"):
-        shutil.rmtree(run_dir / folder, ignore_errors=True)
+    """Delete what an earlier training and its evaluation wrote; what else lies there stays."""
+    for path in _files(run_dir):
+        if OUTCOME.fullmatch(_below(path, run_dir)) or _is_result(path, run_dir):
+            path.unlink()
+    for folder in FOLDERS:
+        with suppress(OSError):  # it holds something else
+            (run_dir / folder).rmdir()
 
 
 def forget_judgements(run_dir: Path) -> None:
     """Delete what evaluation found of weights that were the last, and are so no longer."""
-    for result in run_dir.glob("*_eval*.json"):
-        if not result.stem.endswith("_untrained") and "_epoch-" not in result.stem:
-            for shown in evaluation_events(run_dir, result.stem):
+    for path in _files(run_dir):
+        if _is_result(path, run_dir) and not path.stem.endswith("_untrained") and "_epoch-" not in path.stem:
+            for shown in evaluation_events(run_dir, path.stem):
                 shown.unlink(missing_ok=True)
-            result.unlink()
+            path.unlink()
 
 
 def evaluation_events(run_dir: Path, name: str) -> list[Path]:
     """The event files that show the result `name` (as in linear_eval.json, less its ending) in TensorBoard."""
     return list((run_dir / "evaluation").glob(f"events.out.tfevents.*.{escape(name)}"))
+
+
+def _refuse_strange(run_dir: Path, found: list[str]) -> None:
+    """Raise InputError where the directory holds files and is no run's."""
+    began = any(name.startswith(".lock") for name in found) and all(
+        BEGINNING.fullmatch(name) or UNFINISHED.fullmatch(name) for name in found
+    )
+    if found and _stored(run_dir) is None and not (began and "config.yaml" not in found):
+        raise InputError(
+            f"{run_dir} holds files and is no run's directory ({sorted(found)[0]}); choose where runs go with "
+            "output_root=FOLDER and name=NAME, or give a new or empty folder"
+        )
+
+
+def _stored(run_dir: Path) -> DictConfig | None:
+    """The configuration of the run whose directory this is; None where it is none's."""
+    try:
+        config = OmegaConf.load(run_dir / "config.yaml")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, DictConfig) and config.keys() >= KEYS else None
+
+
+def _begin(run_dir: Path, config: DictConfig) -> None:
+    for path in _files(run_dir):
+        if UNFINISHED.fullmatch(_below(path, run_dir)):
+            path.unlink(missing_ok=True)
+    stored = _stored(run_dir)
+    if stored is None:
+        with replacing(run_dir / "config.yaml") as unfinished:
+            OmegaConf.save(config, unfinished, resolve=True)
+        return
+    now, then = run_identity(config), run_identity(stored)
+    before = with_later_keys(then, now)
+    different = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    if different:
+        raise InputError(f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root")
+    if before != then:
+        log.info("An earlier version began this run; it goes on.")
+
+
+def _leave_nothing(run_dir: Path) -> None:
+    """Delete the traces of a run that was refused, unless there is more."""
+    left = list(run_dir.iterdir())
+    if not all(BEGINNING.fullmatch(path.name) for path in left):
+        return
+    for handler in list(logging.getLogger().handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == run_dir:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+    for path in left:
+        if path.name != ".lock.owner":  # which goes with the lock
+            path.unlink(missing_ok=True)
+
+
+def _files(run_dir: Path) -> list[Path]:
+    """The files in the run directory and in the folders that a run makes in it."""
+    folders = [run_dir, *(run_dir / name for name in FOLDERS)]
+    return [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]
+
+
+def _below(path: Path, run_dir: Path) -> str:
+    return path.relative_to(run_dir).as_posix()
+
+
+def _is_result(path: Path, run_dir: Path) -> bool:
+    """Whether an evaluation wrote this file: each names its protocol, which a note of the same name would not."""
+    if not RESULT.fullmatch(_below(path, run_dir)):
+        return False
+    try:
+        return "protocol" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        return False

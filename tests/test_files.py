@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from simclr.errors import InputError
-from simclr.files import remove_unfinished, replacing
+from simclr.files import replacing
 
 
 def python(code: str, *arguments: object, **options) -> "subprocess.Popen[str]":
@@ -65,8 +65,6 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     writer.wait()
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
-    remove_unfinished(tmp_path)
-    assert [path] == list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path):

@@ -138,7 +138,7 @@ def test_training_evaluates_what_it_has_trained_and_nothing_twice(run, tmp_path)
 def test_results_are_forgotten_when_their_weights_are_no_longer_the_last(tmp_path):
     names = ("linear_eval", "knn_eval_head", "linear_eval_untrained", "linear_eval_epoch-003", "metrics")
     for name in names:
-        (tmp_path / f"{name}.json").write_text("{}")
+        (tmp_path / f"{name}.json").write_text('{"protocol": {}}')
         if name not in ("linear_eval_untrained", "metrics"):
             show(tmp_path, name, {"top1": 20.0}, step=8)
     forget_judgements(tmp_path)

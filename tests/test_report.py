@@ -14,8 +14,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from scipy import stats
 
-from simclr.cli import CONFIGS, run_identity
+from simclr.cli import CONFIGS
 from simclr.errors import InputError
+from simclr.identity import run_identity
 from simclr.report.__main__ import main
 from simclr.report.effects import all_effects, holm, rank_correlation, t_interval
 from simclr.report.factors import Cell, Factor

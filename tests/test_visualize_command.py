@@ -14,10 +14,11 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from simclr.checkpoint import epoch_weights, last_checkpoint
-from simclr.cli import CONFIGS, as_dict, build
+from simclr.cli import CONFIGS, build
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
+from simclr.identity import as_dict
 from simclr.rebuild import rebuild_encoder
 from simclr.visualize.__main__ import visualize
 from tests.conftest import REPOSITORY, TINY_RUN, environment, only_run, picture_bytes

@@ -8,12 +8,13 @@ import logging
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from simclr.errors import InputError
+from simclr.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +30,15 @@ def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pau
     """
     by_hand = f"fetch {url} (md5 {md5}) yourself and save it as {target}; {hint}"
     part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{target}.lock")
-        lock.acquire()  # runs that start together fetch it once
-    except OSError as error:
-        raise InputError(f"cannot write to {target.parent} ({error.strerror}); {by_hand}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Runs that start together fetch it once.
+            stack.enter_context(locked(target.with_name(f"{target.name}.lock"), timeout=None))
+        except OSError as error:
+            raise InputError(f"cannot write to {target.parent} ({error.strerror}); {by_hand}") from error
         if not target.exists():
             _download(url, target, part, md5, by_hand, attempts, pause_seconds)
-    finally:
-        lock.release()
 
 
 def _download(url: str, target: Path, part: Path, md5: str, by_hand: str, attempts: int, pause_seconds: float) -> None:

@@ -9,12 +9,12 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
@@ -22,6 +22,7 @@ from simclr.data.archive import Archive, shown
 from simclr.data.decode import BITS, Decoder
 from simclr.errors import InputError
 from simclr.files import to_disk
+from simclr.locks import locked
 from simclr.numbers import is_whole
 
 log = logging.getLogger(__name__)
@@ -136,19 +137,12 @@ def open_store(
         return pictures
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("Another process is decoding the pictures into %s; waiting for it.", shown(folder))
-            lock.acquire()
-        try:
+        waiting = partial(log.info, "Another process is decoding the pictures into %s; waiting for it.", shown(folder))
+        with locked(folder.with_name(f"{folder.name}.lock"), timeout=None, waiting=waiting):
             pictures = _read(folder, fingerprint, size)
             if pictures is None:
                 _build(folder, archive, size, plan(), fingerprint, bits)
                 pictures = _read(folder, fingerprint, size)
-        finally:
-            lock.release()
     except OSError as error:
         raise InputError(
             f"cannot write the picture store {shown(folder)} ({error.strerror or error}); name a folder that can be "

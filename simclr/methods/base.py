@@ -105,7 +105,8 @@ class Method(pl.LightningModule):
         checkpoint["skipped_steps"] = (self.skipped_steps, self.skipped_in_a_row)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped_steps, self.skipped_in_a_row = checkpoint["skipped_steps"]
+        # The first versions skipped no step.
+        self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     def configure_optimizers(self) -> Any:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from simclr.errors import InputError
+from simclr.identity import with_later_keys
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,20 @@ def read_sweep(folder: Path) -> Sweep:
     if not os.path.isdir(folder):  # Path.is_dir() raises OSError for a name that is too long, before Python 3.14
         raise InputError(f"there is no folder {folder}; give the folder of a sweep, for example multirun/grid")
     sweep = Sweep(folder)
+    finished: dict[Path, tuple[str, dict[str, Any]]] = {}
     for config in sorted(folder.rglob("config.yaml")):
         run_dir = config.parent
         if any(part.startswith(".") for part in run_dir.relative_to(folder).parts):
             continue  # what other tools keep hidden beside a run
         name = run_dir.relative_to(folder).as_posix() if run_dir != folder else run_dir.resolve().name
         if (run_dir / "metrics.json").exists():
-            sweep.runs.append(_read_run(run_dir, name))
+            finished[run_dir] = name, _read_config(config)
         else:
             sweep.unfinished.append(name)
+    # A run of an earlier version does not differ from the others in keys that it did not know.
+    latest = max((settings for _, settings in finished.values()), key=lambda settings: len(flat(settings)), default={})
+    for run_dir, (name, settings) in finished.items():
+        sweep.runs.append(_read_run(run_dir, name, flat(with_later_keys(settings, latest))))
     if not sweep.runs:
         found = "no run"
         if sweep.unfinished:
@@ -76,8 +82,7 @@ def read_sweep(folder: Path) -> Sweep:
     return sweep
 
 
-def _read_run(run_dir: Path, name: str) -> Run:
-    settings = flat(_read_config(run_dir / "config.yaml"))
+def _read_run(run_dir: Path, name: str, settings: dict[str, Any]) -> Run:
     seed = settings.get("seed")
     if not isinstance(seed, int):
         raise InputError(f"{run_dir / 'config.yaml'} has no whole number as seed; restore it, or move the run away")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from simclr.cli import CONFIGS, as_dict, build, check_number, clear_errors, quiet_libraries, run_command
+from simclr.cli import CONFIGS, build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
+from simclr.identity import as_dict
 
 if TYPE_CHECKING:
     import torch
