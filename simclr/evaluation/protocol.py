@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,13 +139,3 @@ def accuracy(correct: Tensor) -> dict[str, float]:
 def interval_words() -> str:
     """How `bootstrap_interval` is described beside a number."""
     return f"interval: 95 % percentile bootstrap over validation pictures ({RESAMPLES:,} resamples)"
-
-
-def in_both(train: ImageStore, val: ImageStore) -> int:
-    """How many validation pictures are, pixel by pixel, also training pictures."""
-
-    def digests(store: ImageStore) -> list[bytes]:
-        return [hashlib.blake2b(store.pixels[row], digest_size=16).digest() for row in store.rows]
-
-    known = set(digests(train))
-    return sum(digest in known for digest in digests(val))
