@@ -42,6 +42,7 @@ def train(config: DictConfig) -> float | None:
     from simclr.callbacks.run_metrics import RunMetrics
     from simclr.callbacks.step_seed import StepSeed
     from simclr.checkpoint import export_backbone
+    from simclr.data.checks import warn_of_doubts
     from simclr.data.datamodule import TwoViews
     from simclr.events import sorted_last
     from simclr.launch import placement
@@ -73,6 +74,7 @@ def train(config: DictConfig) -> float | None:
         augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()
+    warn_of_doubts(data.train, data.val)
     for name in config.evaluate:  # an evaluation that cannot be is refused before the training, not after it
         build(protocol_config(name).protocol).check(data.train, data.val)
     if processes > 1:
@@ -93,7 +95,9 @@ def train(config: DictConfig) -> float | None:
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
-    resume, step = distributed.from_first(starting_point(run_dir, config, config.epochs * steps) if first else None)
+    resume, step = distributed.from_first(
+        starting_point(run_dir, config, data.train.key, config.epochs * steps) if first else None
+    )
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
     stop, measure = StopRequest(), RunMetrics(run_dir, precision, config.batch_size)
@@ -143,14 +147,14 @@ def train(config: DictConfig) -> float | None:
     return last_accuracy(run_dir)
 
 
-def starting_point(run_dir: Path, config: DictConfig, total_steps: int) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, None for none, and its step."""
+def starting_point(run_dir: Path, config: DictConfig, pictures: str, total_steps: int) -> tuple[Path | None, int]:
+    """The checkpoint to go on from, None for none, and its step. pictures: the key of those to train on."""
     from simclr.checkpoint import check_fits, resume_point
 
     found = resume_point(run_dir, str(config.resume))
     if found is None:
         return None, 0
-    check_fits(found, as_dict(config), total_steps)
+    check_fits(found, as_dict(config), pictures, total_steps)
     step = found.content["global_step"]
     log.info("Going on from %s, step %d.", found.path, step)
     return found.path, step

@@ -19,6 +19,8 @@ from simclr.identity import with_later_keys
 
 log = logging.getLogger(__name__)
 
+PICTURES = "train_images_key"  # a checkpoint's entry: the key of the pictures that were trained on
+
 
 class Loaded(NamedTuple):
     """A checkpoint and the file that it was read from."""
@@ -113,11 +115,11 @@ def resume_point(run_dir: Path, resume: str) -> Loaded | None:
     return given
 
 
-def check_fits(checkpoint: Loaded, config: dict[str, Any], total_steps: int) -> None:
+def check_fits(checkpoint: Loaded, config: dict[str, Any], pictures: str, total_steps: int) -> None:
     """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint.
 
     Loss, augmentation, optimiser settings and schedule may change on the way, and the data may have moved; the network
-    and the pictures may not be others.
+    and the pictures may not be others. pictures: the key of those that are there to train on.
     """
     path = checkpoint.path
     before: Any = with_later_keys(checkpoint.content["config"], config)
@@ -128,6 +130,14 @@ def check_fits(checkpoint: Loaded, config: dict[str, Any], total_steps: int) -> 
             then, now = ({k: v for k, v in part.items() if k not in may_differ[key]} for part in (then, now))
         if then != now:
             raise InputError(f"{path} has {key}={then}, and this run has {key}={now}")
+    trained_on = checkpoint.content.get(PICTURES)
+    if trained_on is None:
+        log.warning("%s does not tell which pictures it was trained on; going on with those that are there now.", path)
+    elif trained_on != pictures:
+        raise InputError(
+            f"{path} was trained on other pictures than those that are there now; restore them, or start over with "
+            "resume=never"
+        )
     step = checkpoint.content["global_step"]
     if step > total_steps:
         raise InputError(f"{path} is at step {step}, beyond this run's {total_steps}; use more epochs")

@@ -12,9 +12,12 @@ from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from simclr import distributed
+from simclr.checkpoint import PICTURES
 from simclr.cli import build, quiet_libraries
+from simclr.data.checks import in_both, leak_words, warn_of_doubts
+from simclr.data.store import ImageStore
 from simclr.errors import InputError
-from simclr.evaluation.protocol import Protocol, Subject, in_both
+from simclr.evaluation.protocol import Protocol, Subject
 from simclr.events import sorted_last
 from simclr.numbers import is_finite
 from simclr.precision import choose_accelerator
@@ -42,7 +45,12 @@ def judge(config: DictConfig) -> float | None:
     train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
     protocol.check(train, val)
     assert val is not None, "Protocol.check"
-    leaked = in_both(train, val) if distributed.rank() == 0 else 0
+    leaked = in_both(train, val)
+    warn_of_doubts(train, val)
+    if "data" not in config and _are_others(train, checkpoint):
+        log.warning(
+            "The training pictures have changed since this run: it may have been trained on some that now are held out."
+        )
     subject = Subject(
         encoder=rebuild_encoder(checkpoint, trained).to(device),
         head=rebuild_head(checkpoint, trained).to(device) if config.layer == "head" else None,
@@ -59,19 +67,13 @@ def judge(config: DictConfig) -> float | None:
     who = f"step {checkpoint['global_step']}" if trained else "untrained"
     counts = f"{len(subject.train):,} training and {len(val):,} validation pictures"
     log.info("%s, %s, %s: %s", run_dir, who, config.layer, counts)
-    if leaked:
-        log.warning(
-            "LEAK: %d of the %d validation pictures are training pictures too, which may flatter an accuracy by up to "
-            "%.2f points.",
-            leaked,
-            len(val),
-            100 * leaked / len(val),
-        )
     numbers, words, lines = protocol.judge(subject)
     for line in lines:
         log.info(line)
     if config.layer == "head":
         words = {name: f"of the projection head's output, in place of features: {text}" for name, text in words.items()}
+    if leaked:
+        words = {name: f"{text}; {leak_words(leaked, len(val))}" for name, text in words.items()}
     result: dict[str, Any] = numbers | {
         "protocol": words,
         "layer": config.layer,
@@ -79,6 +81,8 @@ def judge(config: DictConfig) -> float | None:
         "train_images": len(subject.train),
         "val_images": len(val),
         "val_images_in_train": leaked,
+        "train_images_key": subject.train.key,
+        "val_images_key": val.key,
         "checkpoint": str(path) if trained else None,
         **provenance(device),
     }
@@ -103,6 +107,13 @@ def show(run_dir: Path, name: str, numbers: dict[str, Any], step: int) -> None:
                 events.add_scalar(f"{name}/{key}", value, step)
     for path in before:
         path.unlink(missing_ok=True)
+
+
+def _are_others(train: ImageStore, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run's training pictures have changed since its checkpoint was written, where that tells."""
+    limit, trained_on = checkpoint["config"].get("limit_images"), checkpoint.get(PICTURES)
+    now = train if limit is None else train.first_of_shuffle(limit)
+    return trained_on not in (None, now.key)
 
 
 def result_name(protocol: Protocol, config: DictConfig, checkpoint: Path) -> str:

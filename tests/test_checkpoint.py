@@ -1,13 +1,26 @@
 """Which checkpoint is read, and which is refused."""
 
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from simclr.checkpoint import last_checkpoint, load_checkpoint, newest_checkpoint, previous_checkpoint, resume_point
+from simclr.checkpoint import (
+    PICTURES,
+    Loaded,
+    check_fits,
+    last_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    previous_checkpoint,
+    resume_point,
+)
+from simclr.data.folder import ImageFolder
 from simclr.errors import InputError
+from tests.conftest import picture_bytes, write_folder
 
 
 def write(path, step: int) -> None:
@@ -96,6 +109,31 @@ def test_where_to_go_on(run_dir, tmp_path):
     assert step_of(str(tmp_path / "earlier.ckpt")) == 20  # the run itself is further on
     assert resume_point(run_dir, "never") is None
     assert resume_point(tmp_path / "new run", "auto") is None
+
+
+def test_pictures_may_move_but_not_change(tmp_path, caplog):
+    shades = [picture_bytes(np.full((16, 16, 3), shade, np.uint8)) for shade in range(41)]
+    root = write_folder(tmp_path / "here", {f"{'ab'[i % 2]}/{i}.png": shade for i, shade in enumerate(shades[:40])})
+
+    def pictures(folder) -> str:
+        return ImageFolder(str(folder), 16, 0.1).load().train.key
+
+    def go_on(folder, **known) -> None:
+        config = {"data": {"root": str(folder)}, "limit_images": None, "batch_size": 8, "backbone": {}, "head": {}}
+        before = config | {"data": {"root": str(root)}}
+        checkpoint = Loaded(tmp_path / "last.ckpt", {"config": before, "global_step": 3} | known)
+        check_fits(checkpoint, config, pictures(folder), 10)
+
+    moved = tmp_path / "there" / "pictures"
+    shutil.copytree(root, moved, copy_function=shutil.copyfile)
+    known = {PICTURES: pictures(root)}
+    go_on(moved, **known)
+    assert "last.ckpt" not in caplog.text
+    (moved / "b" / "41.png").write_bytes(shades[40])
+    with pytest.raises(InputError, match=r"last\.ckpt was trained on other pictures.*resume=never"):
+        go_on(moved, **known)
+    go_on(moved)
+    assert "last.ckpt does not tell which pictures it was trained on" in caplog.text
 
 
 class Payload:

@@ -55,12 +55,14 @@ NAMES = ["dög é", "two  words", "it's", 'say "x"', "new\nline", "\x1b[31mred",
 
 
 def test_names_of_every_kind(tmp_path, caplog, capfd):
-    root = write_folder(tmp_path / "p \udcff\n", {f"{name}/{name}.png": GOOD for name in NAMES})
+    pictures = [picture_bytes(np.full((9, 9, 3), shade, np.uint8)) for shade in range(2 * len(NAMES))]
+    files = {f"{name}/{name}{i}.png": pictures.pop() for name in NAMES for i in range(2)}
+    root = write_folder(tmp_path / "p \udcff\n", files)
     for _ in range(2):  # built, then read back
         with caplog.at_level("INFO"):
             train, val = ImageFolder(str(root), 16, 0.2).load()
         assert val is not None
-        assert (len(train), len(val), train.classes) == (8, 2, sorted(NAMES))
+        assert (len(train), len(val), train.classes) == (10, 10, sorted(NAMES))
     for record in caplog.records:
         assert record.getMessage().isprintable()
         record.getMessage().encode()
@@ -141,3 +143,50 @@ def test_a_file_for_a_folder_and_a_folder_for_a_file(tmp_path):
         TinyImageNet(str(tmp_path / "pipe"), 64).load()
     with pytest.raises(InputError, match=r"cannot write to /proc/nothing .*fetch http"):
         TinyImageNet("/proc/nothing", 64).load()
+
+
+WHOLE, APART = "Caf\u00e9", "Cafe\u0301"  # as Linux and as macOS write it
+
+
+def shades(count: int) -> list[bytes]:
+    return [picture_bytes(np.full((9, 9, 3), 10 * shade, np.uint8)) for shade in range(count)]
+
+
+def test_two_spellings_of_a_name_are_one_class(tmp_path, caplog):
+    one, two, three, four = shades(4)
+    files = {f"{WHOLE}/1.png": one, f"{APART}/2.png": two, "Zoo/3.png": three, "Zoo/4.png": four}
+    train, val = ImageFolder(str(write_folder(tmp_path / "p", files)), 9, 0.5).load()
+    assert train.classes == [WHOLE, "Zoo"]
+    assert sorted([*train.labels, *val.labels]) == [0, 0, 1, 1]
+    assert f"Several folders are called '{WHOLE}', each spelled another way" in caplog.text
+    files = {f"train/{APART}/1.png": one, f"val/{WHOLE}/2.png": two, "train/Zoo/3.png": three, "val/Zoo/4.png": four}
+    train, val = ImageFolder(str(write_folder(tmp_path / "q", files)), 9, 0.5).load()
+    assert (train.labels.tolist(), val.labels.tolist(), val.classes) == ([0, 1], [0, 1], [WHOLE, "Zoo"])
+
+
+def test_a_copy_on_another_system_has_the_same_contents(tmp_path):
+    """There é comes apart in every name, and as plain text such a name lies elsewhere among the others."""
+    pictures = dict(zip([f"{WHOLE}/1.png", f"{WHOLE}/2.png", "Cafz/3.png", "Cafz/4.png"], shades(4), strict=True))
+    apart = {name.replace(WHOLE, APART): picture for name, picture in pictures.items()}
+    assert [pictures[name] for name in sorted(pictures)] != [apart[name] for name in sorted(apart)]
+    one, other = (
+        ImageFolder(str(write_folder(tmp_path / root, files)), 9, 0.5).load()
+        for root, files in (("linux", pictures), ("mac", apart))
+    )
+    assert (one.train.key, one.val.key) == (other.train.key, other.val.key)
+
+
+def test_names_that_differ_in_case_or_blanks_are_said(tmp_path, caplog):
+    names = ["Cat", "cat", "cat ", "dog", "STRASSE", "straße"]
+    root = write_folder(
+        tmp_path / "p", {f"{name}/1.png": picture for name, picture in zip(names, shades(6), strict=True)}
+    )
+    for _ in range(2):  # built, then read back
+        caplog.clear()
+        assert ImageFolder(str(root), 9, 0.5).load().train.classes == sorted(names)
+        assert "The classes 'Cat', 'cat', 'cat ' differ in case or blanks alone" in caplog.text
+        assert "The classes 'STRASSE', 'straße' differ" in caplog.text
+        assert "dog" not in caplog.text
+    files = {"train/Cat/1.png": GOOD, "train/dog/1.png": GOOD, "val/cat/1.png": GOOD}
+    with pytest.raises(InputError, match=r"val has the class cat, and .*train has not; .*or give it the name of 'Cat'"):
+        ImageFolder(str(write_folder(tmp_path / "q", files)), 9, 0.5).load()

@@ -87,6 +87,8 @@ DAMAGE = {
     "labels too many": overwrite("val-labels.npy", np.arange(3)),
     "labels gone": lambda store: (store / "train-labels.npy").unlink(),
     "boxes that were never there": overwrite("val-boxes.npy", np.zeros((2, 4), np.int16)),
+    "digests wrong": overwrite("train-digests.npy", np.array([b"x" * 16] * 4, "S16")),
+    "digests gone": lambda store: (store / "val-digests.npy").unlink(),
     "boxes wrong": overwrite("train-boxes.npy", np.zeros((4, 4), np.int16)),
     "no meta": lambda store: (store / "meta.json").unlink(),
     "meta of another size": edit(splits={"train": 3, "val": 2}),
@@ -108,7 +110,7 @@ def test_a_damaged_store_is_built_again(tmp_path, damage, caplog):
     damage(store)
     with caplog.at_level("INFO"):
         train, val = build(archive)
-    assert "which is damaged or of other pictures" in caplog.text
+    assert "which is damaged, or of other pictures" in caplog.text
     assert train.pixels[:, 5, 5, 1].tolist() == [0, 40, 80, 120]
     assert val is not None
     assert val.pixels[:, 5, 5, 1].tolist() == [160, 200]

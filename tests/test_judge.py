@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from simclr.checkpoint import epoch_weights, last_checkpoint
+from simclr.checkpoint import PICTURES, epoch_weights, last_checkpoint, load_checkpoint
 from simclr.cli import CONFIGS
 from simclr.errors import InputError
 from simclr.judge import judge, show
@@ -63,14 +64,21 @@ def test_every_question_has_a_file_of_its_own(run_dir, overrides, file, keys):
         assert scalars(run_dir / "evaluation")[f"{file}/top1"][0] == (8, pytest.approx(returned))
 
 
-def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir, tmp_path):
+def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir, tmp_path, caplog):
     (tmp_path / "checkpoints").mkdir()
     shutil.copy(last_checkpoint(run_dir), epoch_weights(tmp_path, 1))
     judged(f"ckpt={epoch_weights(tmp_path, 1)}")
     assert [path.name for path in tmp_path.glob("*.json")] == ["linear_eval_epoch-001.json"]
+    assert "have changed" not in caplog.text
     result = json.loads((tmp_path / "linear_eval_epoch-001.json").read_text())
     assert result["checkpoint"].endswith("epoch-001.ckpt")
     assert result["top1"] == json.loads((run_dir / "linear_eval.json").read_text())["top1"]
+
+
+def test_pictures_that_changed_since_the_training_are_said(run_dir, tmp_path, caplog):
+    torch.save(load_checkpoint(last_checkpoint(run_dir)) | {PICTURES: "those of then"}, tmp_path / "a.ckpt")
+    judged(f"ckpt={tmp_path}/a.ckpt", "protocol=knn")
+    assert "The training pictures have changed since this run" in caplog.text
 
 
 def test_head_and_features_are_two_representations(run_dir):
@@ -93,7 +101,9 @@ def test_a_planted_leak_is_reported(run_dir, tmp_path, caplog):
     judged(f"run={run_dir}", "protocol=transfer", "data=image_folder", f"data.root={root}", "data.size=16")
     result = json.loads((run_dir / "transfer_eval_image_folder-pictures.json").read_text())
     assert (result["val_images"], result["val_images_in_train"]) == (21, 1)
-    assert "LEAK: 1 of the 21 validation pictures are training pictures too" in caplog.text
+    said = "LEAK: 1 of the 21 validation pictures are training pictures too"
+    assert said in caplog.text
+    assert all(said in words for words in result["protocol"].values())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from simclr.callbacks.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
 from simclr.callbacks.step_seed import StepSeed
 from simclr.checkpoint import (
+    PICTURES,
     epoch_weights,
     last_checkpoint,
     load_checkpoint,
@@ -130,6 +131,8 @@ def test_the_weights_of_every_epoch_are_kept_for_evaluation(tmp_path):
         kept = load_checkpoint(epoch_weights(tmp_path / "two", epoch))
         assert (kept["epoch"], kept["global_step"]) == (epoch, 8 * epoch)
         assert kept["config"] == {"batch_size": 8}
+        pictures = Shapes(64, 10, 64, seed=0).load().train.key
+        assert kept[PICTURES] == load_checkpoint(last_checkpoint(tmp_path / "two"))[PICTURES] == pictures
         for name, tensor in expected.items():
             assert torch.equal(kept["state_dict"][name], tensor)
     with pytest.raises(InputError, match=r"epoch-001.ckpt holds weights alone"):

@@ -17,7 +17,7 @@ from simclr.evaluation import localize
 from simclr.evaluation.finetune import Finetune, balanced
 from simclr.evaluation.knn import KNN, choose
 from simclr.evaluation.linear import Linear
-from simclr.evaluation.protocol import Protocol, Subject, hold_out, in_both
+from simclr.evaluation.protocol import Protocol, Subject, hold_out
 from simclr.models.backbone import resnet18_encoder
 from tests.test_evaluation import GRID, clusters
 
@@ -210,14 +210,6 @@ def test_fine_tuning_at_a_learning_rate_of_next_to_nothing_leaves_the_network(tm
     for name, tensor in judged.encoder.named_parameters():
         torch.testing.assert_close(network[0].get_parameter(name), tensor, atol=1e-8, rtol=0)
     assert not torch.equal(network[0].bn1.running_mean, judged.encoder.bn1.running_mean)  # a copy, and in train mode
-
-
-def test_pictures_in_both_are_counted():
-    train, val = coloured(50, 1), coloured(30, 2)
-    assert in_both(train, val) == 0
-    val.pixels[[3, 7]] = train.pixels[[10, 49]]
-    assert in_both(train, val) == 2
-    assert in_both(train.select(np.arange(20)), val) == 1
 
 
 @pytest.mark.parametrize(

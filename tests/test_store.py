@@ -1,6 +1,7 @@
 """The picture store: whole or absent, built once, rebuilt when its source changes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from simclr.data.archive import FolderArchive
-from simclr.data.store import Pictures, Plan, Split, open_store
+from simclr.data.store import ImageStore, Pictures, Plan, Split, open_store
 from simclr.errors import InputError
 from tests.conftest import environment, picture_bytes
 
@@ -169,3 +170,45 @@ def test_what_lies_in_the_way_is_not_deleted(tmp_path):
     with pytest.raises(InputError, match="in the way of the picture store"):
         open_store(archive, 16, lambda: plan_of(archive), "test", parent=tmp_path / "elsewhere")
     assert thesis.read_text() == "years of work"
+
+
+def test_the_key_tells_contents_and_nothing_else(tmp_path):
+    """A copy under another path, with other times and names, has the key; a pixel, a label or a class more has not."""
+
+    def key(root: str, size: int = 16, change: Callable[[Plan], Plan] = lambda plan: plan) -> str:
+        archive = FolderArchive(tmp_path / root, {".png"})
+        return open_store(archive, size, lambda: change(plan_of(archive)), "test").train.key
+
+    make_pictures(tmp_path / "source", 5)
+    (tmp_path / "far").mkdir()
+    for path in (tmp_path / "source").glob("*.png"):
+        shutil.copyfile(path, tmp_path / "far" / f"x{path.name}")
+        os.utime(tmp_path / "far" / f"x{path.name}", (1, int(path.stem)))
+    own = key("source")
+    assert key("source") == key("far") == own
+    pixels = np.repeat(np.arange(5, dtype=np.uint8), 16 * 16 * 3).reshape(5, 16, 16, 3)
+    assert ImageStore.of(pixels, np.arange(5), classes=[str(i) for i in range(5)]).key == own
+    others = [key("source", 32)]
+    for change in (
+        lambda plan: Plan({"train": plan.splits["train"]._replace(labels=np.array([0, 1, 2, 4, 3]))}, plan.classes),
+        lambda plan: Plan({"train": plan.splits["train"]._replace(boxes=np.zeros((5, 4)))}, plan.classes),
+        lambda plan: Plan(
+            {"train": plan.splits["train"]._replace(names=plan.splits["train"].names[::-1])}, plan.classes
+        ),
+        lambda plan: Plan(plan.splits, [*plan.classes, "dog"]),
+    ):
+        shutil.rmtree(tmp_path / "far.store-16", ignore_errors=True)
+        others.append(key("far", change=change))
+    (tmp_path / "far" / "x0003.png").write_bytes(picture_bytes(np.full((16, 16, 3), 77, np.uint8)))
+    others.append(key("far"))
+    assert len({own, *others}) == 7
+
+
+def test_a_store_of_an_older_format_is_built_again(tmp_path, monkeypatch, caplog):
+    archive = make_pictures(tmp_path / "source", 2)
+    with monkeypatch.context() as older:
+        older.setattr("simclr.data.store.FORMAT", 1)
+        build(archive, lambda: plan_of(archive))
+    with caplog.at_level("INFO"):
+        build(archive, lambda: plan_of(archive))
+    assert "source.store-16, which is damaged, or of other pictures or an older format." in caplog.text

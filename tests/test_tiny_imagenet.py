@@ -21,6 +21,7 @@ def test_zip_and_folder_give_the_same(tmp_path):
         assert np.array_equal(one.pixels, other.pixels)
         assert np.array_equal(one.labels, other.labels)
         assert np.array_equal(one.boxes, other.boxes)
+        assert one.key == other.key
     assert (tmp_path / "some name.store-64").is_dir()
 
 

@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from simclr.checkpoint import last_checkpoint
-from tests.conftest import REPOSITORY, TINY_RUN, Run, command, only_run, scalars, weights
+from tests.conftest import REPOSITORY, TINY_RUN, Run, command, only_run, picture_bytes, scalars, weights, write_folder
 
 TAGS = ("train/loss", "train/top1", "train/top5", "train/lr", "train/images_per_second", "val/knn_top1")
 
@@ -41,11 +42,36 @@ def test_a_run_directory_holds_what_the_contract_says(finished):
     commit = checked_out()
     assert metrics["git_commit"] in (commit, f"{commit}-dirty" if commit else None)
     assert "k=20" in metrics["protocol"]["val/knn_top1"]
+    assert metrics["val_images_in_train"] == 0
+    judged = json.loads((run_dir / "linear_eval.json").read_text())
+    for key in ("train_images_key", "val_images_key"):
+        assert metrics[key] == judged[key]
     config = OmegaConf.load(run_dir / "config.yaml")
     assert config.method.temperature == 0.07
     assert len(curves["train/loss"]) == 8
     assert curves["train/lr"][0][1] == pytest.approx(3e-4)
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_a_leak_is_said_before_training_and_beside_every_figure(run: Run, tmp_path):
+    random = np.random.default_rng(0)
+    pictures = [picture_bytes(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(48)]
+    files = {f"train/{'ab'[i % 2]}/{i}.png": picture for i, picture in enumerate(pictures[:32])}
+    files |= {f"val/{'ab'[i % 2]}/{i}.png": picture for i, picture in enumerate(pictures[16:])}
+    root = write_folder(tmp_path / "pictures", files)
+    (root / "val" / "a" / "link.png").symlink_to("../../train/a/0.png")
+    folder = ("data=image_folder", f"data.root={root}", "data.size=16", "batch_size=16", "epochs=1", "precision=32")
+    lines = run("train.py", *folder).stdout.splitlines()
+    leak = "LEAK: 17 of the 33 validation pictures are training pictures too"
+    told = next(i for i, line in enumerate(lines) if line.startswith(f"{leak}, which may flatter"))
+    figures = [i for i, line in enumerate(lines) if "k-NN top-1" in line]
+    assert told < figures[0]
+    assert len(figures) == 2
+    assert all(lines[i].endswith(f"; {leak}") for i in figures)
+    metrics = json.loads((only_run(tmp_path / "outputs") / "metrics.json").read_text())
+    assert metrics["val_images_in_train"] == 17
+    assert all(leak in metrics["protocol"][tag] for tag in ("val/knn_top1", "val/knn_top1_untrained"))
+    assert metrics["train_images_key"] != metrics["val_images_key"]
 
 
 def test_a_checkpoint_is_plain_data(finished):

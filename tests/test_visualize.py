@@ -77,6 +77,7 @@ def test_classes_are_spread_over_the_list_or_named():
     names = ["fish", *classes[1:]]
     assert latent_space.choose_classes(["n002", "fish", "n002"], classes, names) == [2, 0]
     assert latent_space.choose_classes("fish", classes, names) == [0]
+    assert latent_space.choose_classes("Cafe\u0301", ["Bar", "Caf\u00e9"], ["Bar", "Caf\u00e9"]) == [1]
     with pytest.raises(InputError, match="no class is called fisch; did you mean fish"):
         latent_space.choose_classes(["fisch"], classes, names)
     for wrong in (0, MAX_SYMBOLS + 1, True, None, classes[:15], []):

@@ -7,7 +7,7 @@ import logging
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,8 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from simclr import distributed
-from simclr.checkpoint import epoch_weights, last_checkpoint, previous_checkpoint
+from simclr.checkpoint import PICTURES, epoch_weights, last_checkpoint, previous_checkpoint
+from simclr.data.datamodule import TwoViews
 from simclr.errors import InputError
 from simclr.files import replacing, to_disk
 from simclr.numbers import is_finite, is_whole
@@ -117,7 +118,7 @@ class LastCheckpoint(Checkpoint):
         if self.keep_every_n_epochs is not None and epoch % self.keep_every_n_epochs == 0 and trainer.is_global_zero:
             content = {"state_dict": pl_module.state_dict(), "global_step": trainer.global_step, "epoch": epoch}
             with replacing(epoch_weights(self.run_dir, epoch)) as unfinished:
-                WriteHere().save_checkpoint(content | {"config": self.config}, unfinished)
+                WriteHere().save_checkpoint(content | self._origin(trainer), unfinished)
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -127,13 +128,17 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["config"] = self.config
+        checkpoint.update(self._origin(trainer))
         # Lightning expects to be saved at the end of a step, before it has counted it for the loggers, and on loading
         # counts it then. Between two steps it has been counted already.
         loops = checkpoint["loops"]["fit_loop"]
         progress = loops["epoch_loop.batch_progress"]["total"]
         if progress["ready"] > progress["started"]:
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+    def _origin(self, trainer: pl.Trainer) -> dict[str, Any]:
+        data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
+        return {"config": self.config, PICTURES: data.train.key}
 
     def _leave(self, trainer: pl.Trainer) -> None:
         log.info(

@@ -11,6 +11,7 @@ import torch
 
 from simclr import distributed
 from simclr.callbacks.periodic import PeriodicMeasure
+from simclr.data.checks import in_both, leak_words
 from simclr.data.datamodule import TwoViews
 from simclr.evaluation.features import are_finite, extract
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
@@ -32,11 +33,12 @@ class OnlineKNN(PeriodicMeasure):
         self.k, self.temperature = k, temperature
         self.untrained: float | None = None
         self.bank_size = 0
+        self.leak = ""  # what to say beside every figure
 
     @property
     def protocols(self) -> dict[str, str]:
         """What stands beside this callback's numbers in metrics.json."""
-        words = protocol(self.bank_size, self.k, self.temperature)
+        words = protocol(self.bank_size, self.k, self.temperature) + self.leak
         return {"val/knn_top1": words, "val/knn_top1_untrained": f"before training; {words}"}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -46,6 +48,8 @@ class OnlineKNN(PeriodicMeasure):
             log.info("No labelled validation pictures: val/knn_top1 is not measured.")
         elif len(data.val.classes) < 2:
             log.warning("All pictures are of one class: val/knn_top1 will be 100 % and say nothing.")
+        elif leaked := in_both(data.train, data.val):
+            self.leak = f"; {leak_words(leaked, len(data.val))}"
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:
         top1 = self._top1(trainer, pl_module)
@@ -55,10 +59,10 @@ class OnlineKNN(PeriodicMeasure):
             log.warning("Epoch %d: the features are not finite, so there is no k-NN accuracy.", epoch)
         elif epoch == 0:
             self.untrained = top1
-            log.info("k-NN top-1 of the untrained encoder: %.2f %%", top1)
+            log.info("k-NN top-1 of the untrained encoder: %.2f %%%s", top1, self.leak)
         else:
             beside = "" if self.untrained is None else f" (untrained encoder: {self.untrained:.2f} %)"
-            log.info("Epoch %d: k-NN top-1 %.2f %%%s", epoch, top1, beside)
+            log.info("Epoch %d: k-NN top-1 %.2f %%%s%s", epoch, top1, beside, self.leak)
         return {"val/knn_top1": top1} | ({"val/knn_top1_untrained": top1} if epoch == 0 else {})
 
     def _top1(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float | None:

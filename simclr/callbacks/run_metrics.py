@@ -14,6 +14,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
+from simclr.data.checks import in_both
+from simclr.data.datamodule import TwoViews
 from simclr.methods.base import Method
 from simclr.results import last_scalars, provenance
 
@@ -81,6 +83,7 @@ class RunMetrics(Callback):
             "wall_seconds": self._wall_seconds(),
             "images_seen": trainer.global_step * self.batch_size,
             "epochs": trainer.current_epoch,
+            **_pictures(cast(TwoViews, trainer.datamodule)),  # type: ignore[attr-defined]
             "precision": self.precision,
             "parameters": _trainable(trainer.lightning_module),
             "encoder_parameters": _trainable(cast(Method, trainer.lightning_module).backbone),
@@ -111,6 +114,14 @@ class RunMetrics(Callback):
         self.step_seconds = state_dict["step_seconds"]
         self.recent.extend(state_dict.get("recent", []))  # earlier releases did not keep it
         self.earlier_seconds = state_dict["wall_seconds"]
+
+
+def _pictures(data: TwoViews) -> dict[str, Any]:
+    """Which pictures were trained on and judged by: keys are equal for equal contents."""
+    trained_on = {"train_images_key": data.train.key}
+    if data.val is None:
+        return trained_on
+    return trained_on | {"val_images_key": data.val.key, "val_images_in_train": in_both(data.train, data.val)}
 
 
 def _trainable(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import unicodedata
 import zipfile
 from collections.abc import Set
 from contextlib import suppress
@@ -40,6 +41,11 @@ def shown(name: object) -> str:
     """A file's name as one printable line: control characters and bytes that are no UTF-8 are escaped."""
     text = str(name)
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def composed(name: str) -> str:
+    """A name in the one spelling of Unicode that names are compared in: macOS takes é apart, Linux leaves it whole."""
+    return unicodedata.normalize("NFC", name)
 
 
 def path_of(key: str, value: object) -> Path:

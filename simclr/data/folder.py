@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import numpy as np
 from PIL import Image
 
-from simclr.data.archive import FolderArchive, path_of, shown
+from simclr.data.archive import FolderArchive, composed, path_of, shown
+from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.decode import BITS, formats
-from simclr.data.store import Pictures, Plan, Split, check_size, open_store
+from simclr.data.split import disputed, stratified_split
+from simclr.data.store import ImageStore, Pictures, Plan, Split, check_size, open_store
 from simclr.errors import InputError
 from simclr.numbers import is_finite, is_whole
 
@@ -26,8 +29,9 @@ class ImageFolder:
     """The pictures below a folder, each scaled and centre-cropped to size × size.
 
     root: `root/train/...` and `root/val/...` where both exist; otherwise all pictures below root, of which
-    `val_fraction` (a fixed shuffle) become the validation pictures if there are labels. A picture's label is the first
-    folder on its path; where some picture lies in no folder, or all lie in the same, there are no labels.
+    `val_fraction` become the validation pictures if there are labels (see `stratified_split`). A picture's label is the
+    first folder on its path; where some picture lies in no folder, or all lie in the same, there are no labels. One
+    name written in several ways of Unicode, as Linux and macOS do, is one class.
     store: the folder for decoded pictures, None for beside root. bits: 8 to 16, how many of a gray picture of 16 bits
     are in use, the lowest; they are scaled to the range from black to white.
     """
@@ -50,16 +54,9 @@ class ImageFolder:
         pictures = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store, self.bits)
         warn_of_little_contrast(pictures)
         if pictures.val is None and pictures.train.labels is not None:
-            count = len(pictures.train)
-            order = np.random.default_rng(count).permutation(count)
-            held_out = max(1, round(self.val_fraction * count))
-            if held_out >= count:
-                raise InputError(
-                    f"data.root={shown(self.root)} holds {count} pictures, too few to hold data.val_fraction="
-                    f"{self.val_fraction} out; use a smaller one or more pictures"
-                )
-            train, val = order[held_out:], order[:held_out]
-            pictures = Pictures(pictures.train.select(np.sort(train)), pictures.train.select(np.sort(val)))
+            pictures = self._split(pictures.train, pictures.train.labels)
+        for names in _alike(pictures.train.classes):
+            log.warning("The classes %s differ in case or blanks alone; are they one?", listed(names))
         log.info(
             "%s: %s training pictures, %s validation pictures, %s.",
             shown(self.root),
@@ -71,8 +68,22 @@ class ImageFolder:
         )
         return pictures
 
+    def _split(self, every: ImageStore, labels: np.ndarray) -> Pictures:
+        repeats, unclear = len(every) - len(np.unique(every.digests)), disputed(labels, every.digests).sum()
+        if repeats:
+            log.info("%s pictures repeat others; copies stay together, on one side of the split.", f"{repeats:,}")
+        if unclear:
+            log.warning(
+                "%s pictures have a copy in another class; they are trained on, and not judged.", f"{unclear:,}"
+            )
+        held_out = stratified_split(labels, every.digests, self.val_fraction)
+        if not held_out.any():
+            log.warning("No class has two different pictures, one to train on and one to hold out.")
+            return Pictures(every, None)
+        return Pictures(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
+
     def _plan(self, archive: FolderArchive) -> Plan:
-        names = archive.names()
+        names = sorted(archive.names(), key=lambda name: (composed(name), name))  # the same order on every system
         if not names:
             raise InputError(f"data.root={shown(self.root)} holds no pictures (files that end in .jpg, .png, ...)")
         split = (self.root / "train").is_dir() and (self.root / "val").is_dir()
@@ -86,6 +97,9 @@ class ImageFolder:
                 raise InputError(f"{shown(self.root / top)} holds no pictures (files that end in .jpg, .png, ...)")
 
         def class_of(top: str, name: str) -> str:
+            return composed(folder_of(top, name))
+
+        def folder_of(top: str, name: str) -> str:
             return name.removeprefix(top).split("/")[0]
 
         labelled = all("/" in name.removeprefix(top) for top, found in members.items() for name in found)
@@ -95,10 +109,28 @@ class ImageFolder:
         label_of = {name: label for label, name in enumerate(classes)}
         splits = {}
         for top, found in members.items():
+            spellings = {folder_of(top, name) for name in found}
+            twice = [name for name, count in Counter(map(composed, spellings)).items() if count > 1]
+            if twice:
+                log.warning(
+                    "Several folders are called %s, each spelled another way in Unicode: one class.", listed(twice)
+                )
             labels = np.array([label_of[class_of(top, name)] for name in found])
             splits[top.rstrip("/") or "train"] = Split(found, labels, None)
         unseen = set(splits["val"].labels) - set(splits["train"].labels) if "val" in splits else set()  # type: ignore
         if unseen:
-            root, name = shown(self.root), shown(classes[min(unseen)])
-            raise InputError(f"{root}/val has the class {name}, and {root}/train has not; add it or take it out")
+            root, name = shown(self.root), classes[min(unseen)]
+            near = [other for names in _alike(classes) if name in names for other in names if other != name]
+            raise InputError(
+                f"{root}/val has the class {shown(name)}, and {root}/train has not; add it or take it out"
+                + (f", or give it the name of {listed(near)}" if near else "")
+            )
         return Plan(splits, classes)
+
+
+def _alike(classes: list[str]) -> list[list[str]]:
+    """The classes that a person would take for one: their names differ in case or blanks alone."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]

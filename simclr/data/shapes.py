@@ -99,6 +99,7 @@ class Shapes:
             for start in range(0, len(members), at_once):
                 chunk = members[start : start + at_once]
                 pixels[chunk] = _draw(unit[chunk], self.size, outline)
+        # Not of the pixels: another processor may round one of them another way, and these are the same pictures.
         key = f"shapes {split} {count} {self.size} px seed {self.seed}"
         return ImageStore.of(pixels, labels, classes=list(SHAPES), key=key)
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
@@ -27,9 +28,13 @@ from simclr.numbers import is_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the files below change, or what they hold of a picture; older stores are rebuilt
+FORMAT = 3  # raise it when the files below change, or what they hold of a picture; older stores are rebuilt
 # What may be known of pictures: its type, and its shape for one of them.
-KNOWN: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {"labels": (np.int64, ()), "boxes": (np.int16, (4,))}
+KNOWN: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
+    "labels": (np.int64, ()),
+    "boxes": (np.int16, (4,)),
+    "digests": ("S16", ()),
+}
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,15 @@ class ImageStore:
 
     pixels: uint8 [M, H, W, 3], usually memory-mapped; rows: int64 [N], which of them belong to this store, in order.
     labels: int64 [N] or None. boxes: int16 [N, 4] (x0, y0, x1, y1 in pixels, -1 where unknown) or None.
-    classes: the names that labels index. key: equal for equal contents, for caches.
+    digests: S16 [N], equal for pictures that are equal pixel by pixel. classes: the names that labels index.
+    key: equal for equal contents (pixels in their order, labels, boxes, classes), wherever they came from.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
     labels: np.ndarray | None
     boxes: np.ndarray | None
+    digests: np.ndarray
     classes: list[str]
     key: str
 
@@ -54,12 +61,16 @@ class ImageStore:
         pixels: np.ndarray,
         labels: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
+        digests: np.ndarray | None = None,
         *,
         classes: list[str],
-        key: str,
+        key: str | None = None,
     ) -> ImageStore:
-        """A store that holds all of `pixels`."""
-        return cls(pixels, np.arange(len(pixels)), labels, boxes, classes, key)
+        """A store that holds all of `pixels`; what is not given of digests and key is computed."""
+        digests = digests_of(pixels) if digests is None else digests
+        if key is None:
+            key = _digest([classes, pixels.shape], [digests, labels, boxes])[:16]
+        return cls(pixels, np.arange(len(pixels)), labels, boxes, digests, classes, key)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,7 +86,8 @@ class ImageStore:
             rows=self.rows[indices],
             labels=None if self.labels is None else self.labels[indices],
             boxes=None if self.boxes is None else self.boxes[indices],
-            key=f"{self.key}[{hashlib.sha256(indices.tobytes()).hexdigest()[:16]}]",
+            digests=self.digests[indices],
+            key=_digest(self.key, [indices])[:16],
         )
 
     def first_of_shuffle(self, limit: int) -> ImageStore:
@@ -105,6 +117,11 @@ class Plan(NamedTuple):
 
     splits: dict[str, Split]
     classes: list[str]
+
+
+def digests_of(pixels: np.ndarray) -> np.ndarray:
+    """A digest of every picture's pixels: S16 [N] of uint8 [N, H, W, 3]."""
+    return np.array([hashlib.blake2b(picture.data, digest_size=16).digest() for picture in pixels], "S16")
 
 
 def check_size(size: int) -> None:
@@ -162,25 +179,29 @@ def _read(folder: Path, fingerprint: str, size: int) -> Pictures | None:
     Everything is held against the digest in meta.json but the pixels: only their shape, type and length are checked.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["fingerprint"] != fingerprint:
             return None
-        digest, stores, small = meta.pop("digest"), {}, []
+        digest, columns, small = meta.pop("digest"), {}, []
         for name, count in meta["splits"].items():
             pixels = _map(folder / f"{name}-pixels.npy", np.uint8, (count, size, size, 3))
             known = []
             for kind, (dtype, shape) in KNOWN.items():
                 path = folder / f"{name}-{kind}.npy"
                 known.append(np.array(_map(path, dtype, (count, *shape))) if path.exists() else None)
-            key = f"{name} of {fingerprint}"
-            stores[name] = ImageStore.of(pixels, *known, classes=meta["classes"], key=key)
+            columns[name] = (pixels, known)
             small += known
-        return Pictures(stores["train"], stores.get("val")) if digest == _digest(meta, small) else None
+        if digest != _digest(meta, small):
+            return None
+        stores = {
+            name: ImageStore.of(pixels, *known, classes=meta["classes"]) for name, (pixels, known) in columns.items()
+        }
+        return Pictures(stores["train"], stores.get("val"))
     except Exception:  # damage shows in many ways, and all have the same remedy
         return None
 
 
-def _map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+def _map(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
     """The array in an .npy file, mapped and not read. Raises where the file is not of that type, shape and length."""
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
@@ -190,8 +211,8 @@ def _map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndar
         return np.memmap(path, dtype, "r", file.tell(), shape)
 
 
-def _digest(meta: dict, arrays: list[np.ndarray | None]) -> str:
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+def _digest(plain: object, arrays: list[np.ndarray | None]) -> str:
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for array in arrays:
         digest.update(b"none" if array is None else array.tobytes())
     return digest.hexdigest()
@@ -218,23 +239,25 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
     try:
         small: list[np.ndarray | None] = []
         for name, split in plan.splits.items():
+            digests = []
             # Written, not mapped: on a full disk a write fails, where a store into a map kills the process.
             with (building / f"{name}-pixels.npy").open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (counts[name], size, size, 3)}
                 np.lib.format.write_array_header_1_0(file, header)
                 for batch in decoder.batches(split.names, f"Decoding {name} pictures"):
                     file.write(batch.data)
-            for kind, values in (("labels", split.labels), ("boxes", split.boxes)):
+                    digests.append(digests_of(batch))
+            for kind, values in zip(KNOWN, (split.labels, split.boxes, np.concatenate(digests)), strict=True):
                 if values is not None:
                     values = values.astype(KNOWN[kind][0])
                     np.save(building / f"{name}-{kind}.npy", values)
                 small.append(values)
         meta = {"fingerprint": fingerprint, "classes": plan.classes, "splits": counts}
-        (building / "meta.json").write_text(json.dumps(meta | {"digest": _digest(meta, small)}))
+        (building / "meta.json").write_text(json.dumps(meta | {"digest": _digest(meta, small)}), encoding="utf-8")
         for path in building.iterdir():
             to_disk(path)  # a power loss after the renaming must not leave pages of zeros, which nothing would notice
         if folder.exists():
-            log.info("Replacing %s, which is damaged or of other pictures.", shown(folder))
+            log.info("Replacing %s, which is damaged, or of other pictures or an older format.", shown(folder))
             shutil.rmtree(folder)
         os.replace(building, folder)
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -251,13 +250,3 @@ def accuracy_line(numbers: dict[str, Any]) -> str:
     line = "top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f})".format(**numbers)
     balanced = f"{numbers['balanced_top1']:.2f} %"
     return line if balanced == f"{numbers['top1']:.2f} %" else f"{line}, balanced {balanced}"
-
-
-def in_both(train: ImageStore, val: ImageStore) -> int:
-    """How many validation pictures are, pixel by pixel, also training pictures."""
-
-    def digests(store: ImageStore) -> list[bytes]:
-        return [hashlib.blake2b(store.pixels[row], digest_size=16).digest() for row in store.rows]
-
-    known = set(digests(train))
-    return sum(digest in known for digest in digests(val))

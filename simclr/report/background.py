@@ -165,6 +165,20 @@ def mixed(study: Study) -> list[str]:
     return [f"**The runs were not all made alike: they differ in {listed(mixed)}** (see Provenance)."]
 
 
+def leaks(study: Study) -> list[str]:
+    known = {
+        run.name: max(run.number(file, "val_images_in_train") or 0 for file in ("metrics", *run.evaluations))
+        for run in study.runs
+    }
+    leaking = [count for count in known.values() if count > 0]
+    if not leaking:
+        return []
+    return [
+        f"LEAK: validation pictures are training pictures too, {max(leaking):,.0f} at most, in {len(leaking)} of "
+        f"{len(known)} runs; they flatter accuracies."
+    ]
+
+
 def provenance_section(study: Study, command: str) -> list[str]:
     rows = []
     for key, name in PROVENANCE.items():

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -15,7 +15,8 @@ from simclr.errors import InputError
 from simclr.report.runs import Run, flat
 
 # What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
-# learns; the seed is the replicate. A key stands for all below it. Callbacks that are not ours may change that.
+# learns; the seed is the replicate. A key stands for all below it. Which pictures lie at data.root is a factor: see
+# `_pictures`. Callbacks that are not ours may change what is learned.
 NO_FACTOR = (
     *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
     *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
@@ -95,12 +96,13 @@ def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str
     """The factors that vary among `runs`.
 
     A configuration group whose content is one of its options in every run is one factor, with the options' names as
-    levels. Settings that vary together are one factor; those that follow from other factors are none.
+    levels. Settings that vary together are one factor; those that follow from other factors are none. Where the runs
+    saw other pictures, data.root is a factor; one place by another path is the same level.
     configs: the folder of the configuration groups. references: factor name -> its reference level, where it shall not
     be `baseline` or the first in sorted order. Raises InputError for a reference that no run has.
     """
     varying = _varying_settings(runs)
-    candidates = []
+    candidates = [_Candidate("data.root", False, _pictures(runs))]
     for group in dict.fromkeys(key.split(".")[0] for key in varying):
         own = [key for key in varying if key.split(".")[0] == group]
         options = _options(configs / group)
@@ -146,6 +148,47 @@ def _varying_settings(runs: Sequence[Run]) -> list[str]:
 
 def _is_below(key: str, parents: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{parent}.") for parent in parents)
+
+
+def _pictures(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What to call the pictures of each run: the end of their path, as short as it stays unambiguous.
+
+    Paths at which some runs found the same contents are one place. A place whose contents changed between runs of equal
+    settings has their keys beside it. Runs that do not tell their contents are known by the path alone.
+    """
+    paths = [str(PurePath(str(run.settings["data.root"]))) if "data.root" in run.settings else ABSENT for run in runs]
+    keys = ("train_images_key", "val_images_key")
+    contents = [" ".join(str(run.metrics[key]) for key in keys if key in run.metrics) for run in runs]
+    place = {path: path for path in paths}
+    for content in set(contents) - {""}:
+        same = {place[path] for path, found in zip(paths, contents, strict=True) if found == content}
+        place = {path: min(same) if at in same else at for path, at in place.items()}
+    names = _short(set(place.values()))
+    levels = [names[place[path]] for path in paths]
+    wanted = [(level, *_view(run)) for level, run in zip(levels, runs, strict=True)]
+    found: dict[tuple[str, ...], set[str]] = {}
+    for what, content in zip(wanted, contents, strict=True):
+        found.setdefault(what, set()).update({content} - {""})
+    return tuple(
+        f"{what[0]} ({' '.join(key[:6] for key in content.split())})" if content and len(found[what]) > 1 else what[0]
+        for what, content in zip(wanted, contents, strict=True)
+    )
+
+
+def _view(run: Run) -> list[str]:
+    """The settings that decide, beside where they lie, which pictures a run sees and in which size."""
+    keys = [key for key in run.settings if key.startswith("data.") and key not in NO_FACTOR]
+    return [f"{key}={_shown(run.settings, key)}" for key in (*keys, "limit_images")]
+
+
+def _short(paths: set[str]) -> dict[str, str]:
+    """The ends of paths, with as many parts as tell them all apart."""
+    parts = {path: PurePath(path).parts for path in paths}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        ends = {path: "/".join(own[-count:]) for path, own in parts.items()}
+        if len(set(ends.values())) == len(paths):
+            return ends
+    return {path: path for path in paths}
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from simclr.report.background import (
     cost_section,
     curves_section,
+    leaks,
     meaning_section,
     mixed,
     on_the_way_section,
@@ -67,7 +68,7 @@ def _summary(study: Study) -> list[str]:
         facts.append(f"Follows from the others, so no factor: {listed([literal(name) for name in design.derived])}.")
     if study.primary != LINEAR:
         facts.append(f"No run has a linear_eval.json, so {study.primary.label} stands in as the primary outcome.")
-    facts += mixed(study)
+    facts += leaks(study) + mixed(study)
     blocks = [f"# What the runs in {literal(study.folder.resolve().name)} show", bullets(facts)]
     if design.factors:
         blocks += ["**In short**", bullets(_sentences(study.primary_effects))]
@@ -161,10 +162,17 @@ def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
     ]
     if left_out:
         blocks += ["Seeds left out, because a cell that the effect needs is missing:", bullets(left_out)]
-    blocks.append(
-        "All runs are judged on the same pictures: the intervals cover what another seed would change, not what other "
-        "pictures would."
-    )
+    names = [name for factor in study.design.factors for name in factor.name.split(" + ")]
+    if any(name.startswith("data") for name in (*names, *study.design.derived)):
+        blocks.append(
+            "Not all runs are judged on the same pictures: an effect between them is one of what accuracy is measured "
+            "on, too."
+        )
+    else:
+        blocks.append(
+            "All runs are judged on the same pictures: the intervals cover what another seed would change, not what "
+            "other pictures would."
+        )
     return blocks
 
 

@@ -112,6 +112,7 @@ def open_subject(config: DictConfig) -> Subject:
     """The run's last checkpoint, and its pictures or those that data= names."""
     import torch
 
+    from simclr.data.checks import warn_of_doubts
     from simclr.precision import choose_accelerator
     from simclr.rebuild import locate, stored
     from simclr.visualize.words import display_names
@@ -121,6 +122,7 @@ def open_subject(config: DictConfig) -> Subject:
     bank = train if config.limit_images is None else train.first_of_shuffle(config.limit_images)
     if val is not None and val.classes != train.classes:
         raise InputError("training and validation pictures have other classes, so they cannot be compared; see data=")
+    warn_of_doubts(bank, val)
     names = display_names(train.classes, None if config.words is None else Path(str(config.words)))
     name = run_dir.resolve().name
     return Subject(name, run_dir, last, train, bank, val, names, torch.device(choose_accelerator("auto")))

@@ -13,6 +13,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr.data.archive import composed
 from simclr.errors import InputError
 from simclr.visualize.figure import GRAY, MAX_SYMBOLS, STYLE, blank_figure, check_count, shortened, symbol
 
@@ -45,15 +46,16 @@ def choose_classes(choice: int | str | Sequence[object], classes: list[str], nam
     if isinstance(choice, str):
         choice = [choice]
     if isinstance(choice, Sequence):
-        known = {name: label for label, name in reversed(list(enumerate(names)))}
-        known |= {name: label for label, name in enumerate(classes)}
-        for name in map(str, choice):
+        known = {composed(name): label for label, name in reversed(list(enumerate(names)))}
+        known |= {composed(name): label for label, name in enumerate(classes)}
+        chosen = [composed(str(name)) for name in choice]
+        for name in chosen:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 guess = f"; did you mean {close[0]}?" if close else f"; there are {shortened(', '.join(classes), 80)}"
                 raise InputError(f"latent_space.classes: no class is called {name}{guess}")
-        check_count("the number of latent_space.classes", len(set(choice)), 1, MAX_CLASSES)
-        return list(dict.fromkeys(known[str(name)] for name in choice))
+        check_count("the number of latent_space.classes", len(set(chosen)), 1, MAX_CLASSES)
+        return list(dict.fromkeys(known[name] for name in chosen))
     check_count("latent_space.classes", choice, 1, MAX_CLASSES)
     return [int(label) for label in np.linspace(0, len(classes) - 1, min(choice, len(classes))).round()]
 

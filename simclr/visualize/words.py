@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from simclr.data.archive import composed
 from simclr.errors import InputError
 
 MAX_BYTES = 2**24  # the official words.txt has a sixth of it
@@ -29,7 +30,7 @@ def display_names(classes: list[str], path: Path | None) -> list[str]:
             f"words={path} cannot be read ({error}); give a file like Tiny ImageNet's words.txt"
         ) from error
     rows = (line.partition("\t") for line in lines)
-    words = {label: meaning.split(",")[0].strip() for label, _, meaning in rows if meaning.strip()}
+    words = {composed(label): meaning.split(",")[0].strip() for label, _, meaning in rows if meaning.strip()}
     if not words.keys() & set(classes):
         raise InputError(
             f"words={path} has no line for any of the {len(classes)} classes, such as {classes[0]}; a line is "

@@ -1,0 +1,58 @@
+"""What makes an accuracy on validation pictures say less than it seems to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+
+from simclr.data.archive import shown
+from simclr.data.store import ImageStore
+
+log = logging.getLogger(__name__)
+
+NAMED = 5  # classes that a message names
+
+
+def in_both(train: ImageStore, val: ImageStore) -> int:
+    """How many validation pictures are, pixel by pixel, also training pictures."""
+    return int(np.isin(val.digests, train.digests).sum())
+
+
+def leak_words(leaked: int, total: int) -> str:
+    """How so many of `total` validation pictures are spoken of, in the log and beside every figure taken on them."""
+    return f"LEAK: {leaked:,} of the {total:,} validation pictures are training pictures too"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some classes' names in quotes, which show blanks at their ends, and how many more there are."""
+    quoted = [f"'{shown(name)}'" for name in names]
+    more = len(quoted) - NAMED
+    return ", ".join(quoted[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def warn_of_doubts(train: ImageStore, val: ImageStore | None) -> None:
+    """Say what makes accuracies on `val` doubtful: pictures that are trained on too, classes that one side lacks."""
+    if val is None or val.labels is None or train.labels is None:
+        return
+    leaked = in_both(train, val)
+    if leaked:
+        points = 100 * leaked / len(val)
+        log.warning("%s, which may flatter an accuracy by up to %.2f points.", leak_words(leaked, len(val)), points)
+    if train.classes == val.classes:
+        for labels, kind, effect in (
+            (train.labels, "training", "none of their pictures can be recognised"),
+            (val.labels, "validation", "no accuracy speaks of them"),
+        ):
+            counts = np.bincount(labels, minlength=len(train.classes))
+            absent = [train.classes[label] for label in np.flatnonzero(counts == 0)]
+            if absent:
+                log.warning(
+                    "%d of the %d classes have no %s pictures, so %s: %s.",
+                    len(absent),
+                    len(train.classes),
+                    kind,
+                    effect,
+                    listed(absent),
+                )
