@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig
 
 from simclr.cli import as_dict, build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
-from simclr.requeue import requeue_on_sigterm
+from simclr.requeue import Stop
 from simclr.run_directory import claimed
 
 LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
@@ -23,8 +23,11 @@ LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=6
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig) -> float | None:
-    """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise."""
+def train(config: DictConfig, stop: Stop) -> float | None:
+    """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise.
+
+    stop: where it is asked to go, which training answers with a checkpoint.
+    """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
 
@@ -88,14 +91,13 @@ def train(config: DictConfig) -> float | None:
     resume, step = distributed.from_first(starting_point(run_dir, config, config.epochs * steps) if first else None)
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    stop, measure = StopRequest(), RunMetrics(run_dir, precision, config.batch_size)
+    measure = RunMetrics(run_dir, precision, config.batch_size)
     keep = LastCheckpoint(
         run_dir,
         config.checkpoint_minutes,
         config.keep_every_n_epochs,
         as_dict(config),
         stop,
-        config.requeue_exit_code,
     )
     trainer: pl.Trainer = build(
         config.trainer,
@@ -103,7 +105,7 @@ def train(config: DictConfig) -> float | None:
         **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=build(config.logger, save_dir=run_dir, purge_step=step),
         callbacks=[
-            stop,
+            StopRequest(stop),
             StepSeed(config.seed),
             measure,
             Health(),
@@ -178,7 +180,7 @@ def check_protocols(protocols: object) -> None:
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
-    with clear_errors(LESS_MEMORY), requeue_on_sigterm(config.requeue_exit_code):
+    with clear_errors(LESS_MEMORY), Stop(config.requeue_exit_code) as stop:
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0)
@@ -192,10 +194,13 @@ def main(config: DictConfig) -> float | None:
 
         processes = launch.processes_here(**config.trainer)
         if processes > 1 and not launch.started_by_torchrun():
-            launch.launch(__file__, run_dir, processes, config.requeue_exit_code)
+            launch.launch(__file__, run_dir, processes, stop)
             return last_accuracy(run_dir)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():
-            accuracy = train(config)
+            accuracy = train(config, stop)
+            stop.action = stop.leave
+            if stop.received and config.evaluate:  # it came in the last step, with nothing left to save
+                stop.leave()
             evaluate(run_dir, config.evaluate)
             return accuracy
     return None

@@ -34,7 +34,7 @@ from simclr import launch, sweep
 from simclr.errors import InputError, Refused
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
-from simclr.requeue import Requeue
+from simclr.requeue import Requeue, ignore_stop_signals
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -210,7 +210,10 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
-    except (Refused, Requeue):
+    except Requeue:
+        ignore_stop_signals()
+        raise
+    except Refused:
         raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from simclr.errors import InputError, Refused
-from simclr.requeue import Requeue
+from simclr.requeue import Requeue, Stop
 
 
 def started_by_torchrun() -> bool:
@@ -95,11 +95,11 @@ def placement(devices: Any, plugins: Sequence[Any] = ()) -> dict[str, Any]:
     return alone | ({"devices": 1} if devices in ("auto", -1, "-1") else {})
 
 
-def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -> None:
+def launch(script: str, run_dir: Path, processes: int, stop: Stop) -> None:
     """Run this Hydra job's `script` in that many processes in `run_dir`, and return when all are done.
 
     Where one fails, the others are stopped within seconds. Raises Refused where one has printed its error, InputError
-    where one was killed, Requeue where they asked to be run again or this process got a SIGTERM, which they get too.
+    where one was killed, Requeue where they asked to be run again or this process was asked to stop, as they are then.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -117,16 +117,23 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        # By default it takes SIGTERM and SIGHUP as well, even SIGHUP under nohup, and a second one ends its waiting.
+        signals_to_handle="SIGINT,SIGQUIT",
     )
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in handled}  # which the agent replaces
+
+    def pass_on() -> None:
+        assert stop.received is not None
+        raise SignalException("asked to stop", stop.received)  # the agent sends it to its processes and waits for them
+
+    stop.action = pass_on
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
     logging.disable(logging.ERROR)  # the agent's own words: the processes have said what failed, or it is said below
     try:
         elastic_launch(config, sys.executable)(script, *_same_job(run_dir))
-    except SignalException as stop:
-        if stop.sigval == signal.SIGTERM:
-            raise Requeue(requeue_exit_code) from None
-        raise SystemExit(128 + stop.sigval) from None
+    except SignalException as interruption:
+        if interruption.sigval == stop.received:
+            raise Requeue(stop.exit_code) from None
+        raise SystemExit(128 + interruption.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
@@ -135,9 +142,11 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
                 f"process {rank} of {processes} was killed by {name} (out of memory?); the others were stopped. Repeat "
                 "the command to go on from the last checkpoint"
             ) from None
-        raise (Requeue if failure.exitcode == requeue_exit_code else Refused)(failure.exitcode) from None
+        raise (Requeue if failure.exitcode == stop.exit_code else Refused)(failure.exitcode) from None
     finally:
         logging.disable(logging.NOTSET)
+        if stop.received is None:
+            stop.action = stop.leave
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
