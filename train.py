@@ -13,6 +13,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
+from simclr import sweep
 from simclr.cli import as_dict, build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
 from simclr.requeue import Stop
@@ -52,6 +53,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     finished = run_dir / "metrics.json"
     if distributed.from_first(config.resume == "auto" and finished.exists()):
         log.info("This run has finished already; resume=never trains it anew.")
+        sweep.found_finished.add(str(run_dir))
         return last_accuracy(run_dir)
 
     processes = distributed.world_size()
@@ -184,17 +186,22 @@ def main(config: DictConfig) -> float | None:
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0)
-        check_number(config, "requeue_exit_code", 2, 255)  # 1 is an error's
+        check_number(config, "requeue_exit_code", 3, 255)  # 1 is an error's, 2 says that the run is in use
         check_protocols(config.evaluate)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
         run_dir = Path(HydraConfig.get().runtime.output_dir)
+        if str(run_dir) in sweep.theirs:
+            config.resume = "auto"  # whatever it was: it has been followed elsewhere
 
         from simclr import distributed, launch
 
         processes = launch.processes_here(**config.trainer)
         if processes > 1 and not launch.started_by_torchrun():
-            launch.launch(__file__, run_dir, processes, stop)
+            with claimed(run_dir, config):
+                pass  # the processes claim it, and need seconds to find out that it is in use
+            if str(run_dir) not in sweep.theirs:
+                launch.launch(__file__, run_dir, processes, stop)
             return last_accuracy(run_dir)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():
             accuracy = train(config, stop)

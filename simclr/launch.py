@@ -15,12 +15,20 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from simclr.errors import InputError, Refused
+from simclr.errors import InputError, InUse, Refused
 from simclr.requeue import Requeue, Stop
+
+OURS = "launched-"  # how the name of a group of processes begins that `launch` has started
+IN_USE = 2  # the exit status of one of them that finds the run in use
 
 
 def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def started_by_launch() -> bool:
+    """Whether this process is one of several that a command, which is `launch` below, has started."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OURS)
 
 
 def first_to_fail() -> bool:
@@ -99,7 +107,8 @@ def launch(script: str, run_dir: Path, processes: int, stop: Stop) -> None:
     """Run this Hydra job's `script` in that many processes in `run_dir`, and return when all are done.
 
     Where one fails, the others are stopped within seconds. Raises Refused where one has printed its error, InputError
-    where one was killed, Requeue where they asked to be run again or this process was asked to stop, as they are then.
+    where one was killed, InUse where another command was faster, Requeue where they asked to be run again or this
+    process was asked to stop, as they are then.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -113,7 +122,7 @@ def launch(script: str, run_dir: Path, processes: int, stop: Stop) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
+        run_id=OURS + uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
@@ -142,6 +151,8 @@ def launch(script: str, run_dir: Path, processes: int, stop: Stop) -> None:
                 f"process {rank} of {processes} was killed by {name} (out of memory?); the others were stopped. Repeat "
                 "the command to go on from the last checkpoint"
             ) from None
+        if failure.exitcode == IN_USE:
+            raise InUse(f"another process is training in {run_dir}; wait for it or stop it") from None
         raise (Requeue if failure.exitcode == stop.exit_code else Refused)(failure.exitcode) from None
     finally:
         logging.disable(logging.NOTSET)
