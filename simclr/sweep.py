@@ -10,10 +10,10 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -275,15 +275,26 @@ class _Numbers(int):
 def _open_account(folder: Path) -> Path:
     """A new folder in `folder` for this command's notes; those of commands that were killed are removed."""
     global _account_lock
-    for old in folder.glob(".jobs-*"):
-        with suppress(Timeout, OSError), FileLock(old / "owner.lock").acquire(timeout=0):
-            shutil.rmtree(old)
-    # It gets its name when it is locked already: until then, another command would take it for a dead one's.
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
-    _account_lock = FileLock(new / "owner.lock")
+    for old in (path for path in folder.glob(".jobs-*") if path.is_dir()):
+        lock = FileLock(_lock_of(old))
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            _close_account(old)
+    new = folder / f".jobs-{uuid.uuid4().hex[:8]}"
+    _account_lock = FileLock(_lock_of(new))
     with suppress(OSError):  # a file system without locks: then nobody removes it
         _account_lock.acquire()
-    return new.rename(folder / new.name.replace(".new-", ".jobs-"))
+    new.mkdir()  # last: another command would take one that is not locked for a dead one's
+    return new
+
+
+def _close_account(notes: Path) -> None:
+    shutil.rmtree(notes, ignore_errors=True)
+    with suppress(OSError):
+        _lock_of(notes).unlink()
+
+
+def _lock_of(notes: Path) -> Path:
+    return notes.with_name(f"{notes.name}.lock")
 
 
 def _create_storage(url: str, folder: Path) -> None:
@@ -376,9 +387,7 @@ def conclude() -> int:
         return len(refused)
     jobs, home = _current.jobs(), _current.home
     assert _current.notes is not None
-    assert _account_lock is not None
-    _account_lock.release()
-    shutil.rmtree(_current.notes, ignore_errors=True)
+    _close_account(_current.notes)
     _current = None
     if not jobs:
         return len(refused)
