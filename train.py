@@ -13,11 +13,12 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
+from simclr import sweep
 from simclr.cli import build, check_number, clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
 from simclr.identity import as_dict
 from simclr.numbers import MAX_SEED
-from simclr.requeue import requeue_on_sigterm
+from simclr.requeue import Stop
 from simclr.run_directory import claimed
 from simclr.shell import settle, started_by_torchrun
 from simclr.trainer_settings import check_trainer_settings
@@ -27,10 +28,11 @@ LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=6
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: DictConfig, stop: Stop) -> float | None:
     """Run or resume one pre-training; returns the final k-NN accuracy (per cent), which sweepers may maximise.
 
     None where it was not measured, or features were not finite: a search counts that trial as failed and goes on.
+    stop: where it is asked to go, which training answers with a checkpoint.
     """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
@@ -58,6 +60,7 @@ def train(config: DictConfig) -> float | None:
     finished = run_dir / "metrics.json"
     if distributed.from_first(config.resume == "auto" and finished.exists()):
         log.info("This run has finished already; resume=never trains it anew.")
+        sweep.found_finished.add(str(run_dir))
         return last_accuracy(run_dir)
 
     processes = distributed.world_size()
@@ -100,14 +103,13 @@ def train(config: DictConfig) -> float | None:
     )
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    stop, measure = StopRequest(), RunMetrics(run_dir, precision, config.batch_size)
+    measure = RunMetrics(run_dir, precision, config.batch_size)
     keep = LastCheckpoint(
         run_dir,
         config.checkpoint_minutes,
         config.keep_every_n_epochs,
         as_dict(config),
         stop,
-        config.requeue_exit_code,
     )
     logger = build(config.logger, save_dir=run_dir, purge_step=step)
     trainer: pl.Trainer = build(
@@ -116,7 +118,7 @@ def train(config: DictConfig) -> float | None:
         **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=logger,
         callbacks=[
-            stop,
+            StopRequest(stop),
             StepSeed(config.seed),
             measure,
             Health(),
@@ -193,27 +195,35 @@ def check_protocols(protocols: object) -> None:
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
-    with clear_errors(LESS_MEMORY), requeue_on_sigterm(config.requeue_exit_code):
+    with clear_errors(LESS_MEMORY), Stop(config.requeue_exit_code) as stop:
         settle()
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0, MAX_SEED)
-        check_number(config, "requeue_exit_code", 2, 255)  # 1 is an error's
+        check_number(config, "requeue_exit_code", 3, 255)  # 1 is an error's, 2 says that the run is in use
         check_number(config, "trainer.log_every_n_steps", 1)
         check_trainer_settings(as_dict(config.trainer), config.epochs)
         check_protocols(config.evaluate)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
         run_dir = Path(HydraConfig.get().runtime.output_dir)
+        if str(run_dir) in sweep.theirs:
+            config.resume = "auto"  # whatever it was: it has been followed elsewhere
 
         from simclr import distributed, launch
 
         processes = launch.processes_here(**config.trainer)
         if processes > 1 and not started_by_torchrun():
-            launch.launch(__file__, run_dir, processes, config.requeue_exit_code)
+            with claimed(run_dir, config):
+                pass  # the processes claim it, and need seconds to find out that it is in use
+            if str(run_dir) not in sweep.theirs:
+                launch.launch(__file__, run_dir, processes, stop)
             return last_accuracy(run_dir)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():
-            accuracy = train(config)
+            accuracy = train(config, stop)
+            stop.action = stop.leave
+            if stop.received and config.evaluate:  # it came in the last step, with nothing left to save
+                stop.leave()
             evaluate(run_dir, config.evaluate)
             return accuracy
     return None

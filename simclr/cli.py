@@ -32,13 +32,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from simclr import launch, sweep
-from simclr.errors import InputError, Refused
+from simclr.errors import InputError, InUse, Refused
 from simclr.hydra_help import help_in_strings
 from simclr.identity import digests, run_name
 from simclr.memory import keep_freed_memory
 from simclr.numbers import is_whole
 from simclr.output import prepare_output
-from simclr.requeue import Requeue
+from simclr.requeue import Requeue, ignore_stop_signals
 from simclr.shell import keep_own_configs, started_by_torchrun
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -172,7 +172,8 @@ def clear_errors(needs_less_memory: str) -> Iterator[None]:
     """Turn an InputError, a full disk and a lack of memory into one line and exit status 1; bugs keep their traceback.
 
     needs_less_memory: what to do where there is too little.
-    In a sweep the other jobs still run, and the command's exit status is 1 at the end.
+    In a sweep the other jobs still run, and the command's exit status is 1 at the end; a run that another process
+    trains is left to it, which is no error there.
     """
     said = "one of its processes has said why"
     try:
@@ -181,7 +182,14 @@ def clear_errors(needs_less_memory: str) -> Iterator[None]:
     except Refused:
         pass  # it has been printed
     except Exception as error:
+        if isinstance(error, InUse) and HydraConfig.get().mode == RunMode.MULTIRUN:
+            run_dir = HydraConfig.get().runtime.output_dir
+            print(f"{Path(run_dir).name}: another process trains it; left to it", flush=True)
+            sweep.left.add(run_dir)
+            return
         if launch.first_to_fail():
+            if isinstance(error, InUse) and launch.started_by_launch():
+                raise Refused(launch.IN_USE) from None  # for the command that started it to say
             message = _for_the_user(error, needs_less_memory)
             if message is None:
                 raise
@@ -243,7 +251,10 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
-    except (Refused, Requeue):
+    except Requeue:
+        ignore_stop_signals()
+        raise
+    except Refused:
         raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

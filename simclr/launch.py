@@ -15,9 +15,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from simclr.errors import InputError, Refused
-from simclr.requeue import Requeue
+from simclr.errors import InputError, InUse, Refused
+from simclr.requeue import Requeue, Stop
 from simclr.shell import started_by_torchrun
+
+OURS = "launched-"  # how the name of a group of processes begins that `launch` has started
+IN_USE = 2  # the exit status of one of them that finds the run in use
+
+
+def started_by_launch() -> bool:
+    """Whether this process is one of several that a command, which is `launch` below, has started."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OURS)
 
 
 def first_to_fail() -> bool:
@@ -92,11 +100,12 @@ def placement(devices: Any, plugins: Sequence[Any] = ()) -> dict[str, Any]:
     return alone | ({"devices": 1} if devices in ("auto", -1, "-1") else {})
 
 
-def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -> None:
+def launch(script: str, run_dir: Path, processes: int, stop: Stop) -> None:
     """Run this Hydra job's `script` in that many processes in `run_dir`, and return when all are done.
 
     Where one fails, the others are stopped within seconds. Raises Refused where one has printed its error, InputError
-    where one was killed, Requeue where they asked to be run again or this process got a SIGTERM, which they get too.
+    where one was killed, InUse where another command was faster, Requeue where they asked to be run again or this
+    process was asked to stop, as they are then.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -110,20 +119,27 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
+        run_id=OURS + uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        # By default it takes SIGTERM and SIGHUP as well, even SIGHUP under nohup, and a second one ends its waiting.
+        signals_to_handle="SIGINT,SIGQUIT",
     )
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in handled}  # which the agent replaces
+
+    def pass_on() -> None:
+        assert stop.received is not None
+        raise SignalException("asked to stop", stop.received)  # the agent sends it to its processes and waits for them
+
+    stop.action = pass_on
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
     logging.disable(logging.ERROR)  # the agent's own words: the processes have said what failed, or it is said below
     try:
         elastic_launch(config, sys.executable)(script, *_same_job(run_dir))
-    except SignalException as stop:
-        if stop.sigval == signal.SIGTERM:
-            raise Requeue(requeue_exit_code) from None
-        raise SystemExit(128 + stop.sigval) from None
+    except SignalException as interruption:
+        if interruption.sigval == stop.received:
+            raise Requeue(stop.exit_code) from None
+        raise SystemExit(128 + interruption.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
@@ -132,9 +148,13 @@ def launch(script: str, run_dir: Path, processes: int, requeue_exit_code: int) -
                 f"process {rank} of {processes} was killed by {name} (out of memory?); the others were stopped. Repeat "
                 "the command to go on from the last checkpoint"
             ) from None
-        raise (Requeue if failure.exitcode == requeue_exit_code else Refused)(failure.exitcode) from None
+        if failure.exitcode == IN_USE:
+            raise InUse(f"another process is training in {run_dir}; wait for it or stop it") from None
+        raise (Requeue if failure.exitcode == stop.exit_code else Refused)(failure.exitcode) from None
     finally:
         logging.disable(logging.NOTSET)
+        if stop.received is None:
+            stop.action = stop.leave
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -1,37 +1,98 @@
-"""SIGTERM: how a scheduler, or a cloud that wants its machine back, says that a job has to go."""
+"""How a scheduler, a cloud that wants its machine back, or a closed terminal says that a job has to go: by a signal."""
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NoReturn
+
+log = logging.getLogger(__name__)
+
+# Ctrl-C is none of them: who presses it sits there, and can repeat the command.
+NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 class Requeue(SystemExit):
     """The command ends in good order, is not finished, and wants to be run again; its code is the exit status."""
 
 
-@contextmanager
-def on_sigterm(action: Callable[[], Any]) -> Iterator[None]:
-    """Call `action` in the main thread when SIGTERM comes, in place of what was done before."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
-        return
-    before = signal.signal(signal.SIGTERM, lambda signum, frame: action())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def stop_signals() -> dict[signal.Signals, Any]:
+    """The signals that ask this process to stop, and what is done when each comes.
+
+    Not those that whoever started it has told it to ignore (nohup), nor those that this system does not have.
+    """
+    known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in known}
+    # None is a handler that Python did not install, and could not put back.
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
-@contextmanager
-def requeue_on_sigterm(exit_code: int) -> Iterator[None]:
-    """Where SIGTERM comes, leave at once through Requeue: for times in which there is nothing to save."""
+def ignore_stop_signals() -> None:
+    """For a process that is about to end in good order: a second signal must not end it in another way."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
 
-    def leave() -> None:
-        raise Requeue(exit_code)
 
-    with on_sigterm(leave):
-        yield
+def _forget_closed_terminal() -> None:
+    """Where the terminal is gone, which is what SIGHUP says, let what is printed be lost instead of an error."""
+    for output in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, output)
+                os.close(nowhere)
+
+
+class Stop:
+    """The first signal that asks this process to stop, while one job runs; those that follow it change nothing.
+
+    exit_code: of the Requeue by which the job is left.
+    action: what the signal does, in the main thread; by default it leaves at once. Where it is replaced, somebody looks
+    at `received` and leaves in time.
+    Who handled the signal before this job, as submitit does to have its own jobs requeued, gets it when the job has
+    been left.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        self.received: signal.Signals | None = None
+        self.action: Callable[[], Any] = self.leave
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():  # only this one may say what a signal does
+            self.before = stop_signals()
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals, again where somebody else has taken one."""
+        for number in self.before:
+            signal.signal(number, self._receive)
+
+    def leave(self) -> NoReturn:
+        raise Requeue(self.exit_code)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self.received is None:
+            self.received = signal.Signals(number)
+            _forget_closed_terminal()
+            self.action()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if not isinstance(error, Requeue) or self.received is None:
+            return
+        if self.action == self.leave:
+            log.info("%s: stopped; the same command goes on (exit status %d).", self.received.name, self.exit_code)
+        if callable(self.before[self.received]):
+            self.before[self.received](self.received, None)

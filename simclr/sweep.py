@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -14,8 +13,10 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from simclr.errors import Refused
 from simclr.files import replacing
 from simclr.memory import keep_freed_memory
-from simclr.requeue import Requeue
+from simclr.requeue import Requeue, ignore_stop_signals, stop_signals
 
 # Hydra's plugins by the package that has them, and this project's extra that installs it.
 EXTRAS = {
@@ -41,8 +42,15 @@ EXTRAS = {
     "hydra_optuna_sweeper": "optuna",
 }
 SAVING_SECONDS = 300  # how long jobs may take to save themselves after a SIGTERM
+LOOK_AGAIN_SECONDS = 2  # how often to see whether a run that another process trains is free
+SAY_AGAIN_SECONDS = 300
+LEFT, THEIRS = "left to others", "trained by others"
 
-refused: dict[str, str] = {}  # this process's jobs that ended with a clear error: directory and error
+# What became of this process's jobs, by directory.
+refused: dict[str, str] = {}  # they ended with this clear error
+left: set[str] = set()  # another process trains it
+theirs: set[str] = set()  # another process has trained it since the sweep began
+found_finished: set[str] = set()  # there was nothing to train
 
 
 def visible_gpus() -> list[str]:
@@ -67,12 +75,15 @@ class Sweep(Callback):
     """Prepares the processes in which a launcher runs a sweep's jobs, and keeps account of the jobs.
 
     Launchers copy this object into the jobs' processes, where nothing that it learns finds a way back; so what became
-    of a job is a small file in the sweep's directory, until the end of the sweep.
+    of a job is a small file in the sweep's directory, until the end of the sweep. Every command has a folder of its own
+    for them: the same sweep may have been started more than once, on this machine or another, and shares its runs.
     """
 
     def __init__(self) -> None:
         self.notes: Path | None = None
         self.home = (socket.gethostname(), os.getpid())
+        self.finished_before: dict[str, Any] = {}
+        self.will = ""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _current
@@ -81,20 +92,20 @@ class Sweep(Callback):
         if message is not None:
             print(f"error: {message}", file=sys.stderr)
             raise Refused(1)
-        # The same command finds, and removes, what it left when it was killed.
-        overrides = json.dumps([*config.hydra.overrides.task, *config.hydra.overrides.hydra])
-        self.notes = (
-            Path(config.hydra.sweep.dir).absolute() / f".jobs-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-        )
-        shutil.rmtree(self.notes, ignore_errors=True)
-        self.notes.mkdir(parents=True)
+        folder = Path(os.path.abspath(config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.finished_before = {str(path.parent): _version(path) for path in folder.rglob("metrics.json")}
+        self.notes = _open_account(folder)
         _current = self
-        _tell_of_lost_processes(config.hydra.launcher._target_)
+        self._look_after(config.hydra.launcher._target_)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage lists its own plugins
+        if config.hydra.sweeper.get("storage"):
+            _create_storage(config.hydra.sweeper.storage, folder)
         # joblib replaces a worker that has grown, and loading torch is growth.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         if isinstance(config.requeue_exit_code, int):
-            signal.signal(signal.SIGTERM, lambda *_: self._end_jobs(config.requeue_exit_code))
+            for number in stop_signals():
+                signal.signal(number, lambda number, _: self._end_jobs(number, config.requeue_exit_code))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if self.notes is None:
@@ -102,39 +113,63 @@ class Sweep(Callback):
         if self._elsewhere():
             self._settle_in(config)
         run_dir = Path(config.hydra.runtime.output_dir)
-        if config.resume == "auto" and (run_dir / "metrics.json").exists():
-            will = "had finished"
+        refused.pop(str(run_dir), None)
+        for known in (left, theirs, found_finished):
+            known.discard(str(run_dir))
+        if self._trained_meanwhile(run_dir):
+            theirs.add(str(run_dir))
+            self.will = THEIRS
+        elif config.resume == "auto" and (run_dir / "metrics.json").exists():
+            self.will = "had finished"
         elif config.resume == "never" or (config.resume == "auto" and not any(run_dir.glob("checkpoints/*.ckpt"))):
-            will = "trained"
+            self.will = "trained"
         else:
-            will = "resumed"
-        self._note(config, outcome="running", will=will)
+            self.will = "resumed"
+        self._note(config, outcome="running")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         if self.notes is None:
             return
-        note = json.loads(self._file(config).read_text())
-        error = refused.get(config.hydra.runtime.output_dir)
+        run_dir = config.hydra.runtime.output_dir
+        error = refused.get(run_dir)
         if job_return.status is not JobStatus.COMPLETED:
             error = repr(job_return._return_value)
             if self._elsewhere():
                 # An exception travels to the sweep's own process without the place where it was raised.
                 traceback.print_exception(job_return._return_value)
-        self._note(config, outcome=note["will"] if error is None else "failed", error=error)
+        if error is not None:
+            outcome = "failed"
+        elif run_dir in left:
+            outcome = LEFT
+        elif run_dir in found_finished and self.will in ("trained", "resumed"):
+            outcome = THEIRS  # while this process was about to begin
+        else:
+            outcome = self.will
+        self._note(config, outcome=outcome, error=error)
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What is known of each job: directory, outcome (running, had finished, resumed, trained, failed), process."""
-        assert self.notes is not None
-        return [json.loads(path.read_text()) for path in sorted(self.notes.glob("*.json"))]
+        """What is known of each job: number, directory, process, and outcome.
 
-    def _file(self, config: DictConfig) -> Path:
+        That is running, had finished, resumed, trained, failed, left to others, or trained by others.
+        """
         assert self.notes is not None
-        return self.notes / f"{config.hydra.job.num}.json"
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.notes.glob("*.json"))]
 
     def _note(self, config: DictConfig, **content: Any) -> None:
-        about = {"run_dir": config.hydra.runtime.output_dir, "host": socket.gethostname(), "pid": os.getpid()}
-        with replacing(self._file(config)) as unfinished:
-            unfinished.write_text(json.dumps({**content, **about}))
+        assert self.notes is not None
+        number = config.hydra.job.num
+        content |= {"number": number, "run_dir": config.hydra.runtime.output_dir}
+        with replacing(self.notes / f"{number}.json") as unfinished:
+            unfinished.write_text(
+                json.dumps(content | {"host": socket.gethostname(), "pid": os.getpid()}), encoding="utf-8"
+            )
+
+    def _trained_meanwhile(self, run_dir: Path) -> bool:
+        """Whether others have trained this run since the sweep began here."""
+        if _version(run_dir / "metrics.json") in (None, self.finished_before.get(str(run_dir))):
+            return False
+        # A search may propose the same run twice, and a cluster may start a job again.
+        return not any(job["run_dir"] == str(run_dir) and job["outcome"] != LEFT for job in self.jobs())
 
     def _elsewhere(self) -> bool:
         return self.home != (socket.gethostname(), os.getpid())
@@ -148,15 +183,66 @@ class Sweep(Callback):
         if "joblib" in config.hydra.launcher._target_:
             _take_a_gpu(self.notes)
 
-    def _end_jobs(self, requeue_exit_code: int) -> None:
-        """SIGTERM: pass it on, wait until the jobs on this machine have saved themselves, and ask to be run again."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def _look_after(self, launcher: str) -> None:
+        """Let this launcher class come back to the jobs that were left to others, until none is.
+
+        And let it say in one line that a job's process was killed; Hydra would print its insides.
+        """
+        launcher_class: Any = Plugins.instance().class_name_to_class[launcher]
+        launch = launcher_class.launch
+
+        def launch_or_tell(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+            try:
+                return launch(launcher, job_overrides, first)
+            except Exception as error:
+                if type(error).__name__ not in LOST:
+                    raise
+                print(
+                    "error: the process of a job was killed (out of memory?); repeat the command to go on",
+                    file=sys.stderr,
+                )
+                raise Refused(1) from None
+
+        def launch_all(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            results = list(launch_or_tell(launcher, job_overrides, initial_job_idx))
+            while again := self._wait_for_others(range(initial_job_idx, initial_job_idx + len(results))):
+                places = [number - initial_job_idx for number in again]
+                redone = launch_or_tell(launcher, [job_overrides[place] for place in places], _Numbers(again))
+                for place, result in zip(places, redone, strict=True):
+                    results[place] = result
+            return results
+
+        launcher_class.launch = launch_all
+
+    def _wait_for_others(self, numbers: range) -> list[int]:
+        """The jobs of these numbers to start again, as soon as there are any; none where none was left to others.
+
+        That is all that were left when nobody trains them any more; before that, those whose process has died.
+        """
+        runs = {job["number"]: Path(job["run_dir"]) for job in self.jobs() if job["outcome"] == LEFT}
+        runs = {number: runs[number] for number in numbers if number in runs}
+        said = -float("inf")
+        while runs:
+            time.sleep(LOOK_AGAIN_SECONDS)
+            free = [number for number, run_dir in runs.items() if _is_free(run_dir)]
+            died = [number for number in free if not (runs[number] / "metrics.json").exists()]
+            if died or len(free) == len(runs):
+                return died or free
+            if time.monotonic() - said >= SAY_AGAIN_SECONDS:
+                busy = ", ".join(str(run_dir) for number, run_dir in runs.items() if number not in free)
+                print(f"Waiting for what other processes train: {busy}", flush=True)
+                said = time.monotonic()
+        return []
+
+    def _end_jobs(self, number: int, requeue_exit_code: int) -> None:
+        """Pass the signal on, wait until the jobs on this machine have saved themselves, and ask to be run again."""
+        ignore_stop_signals()
         host = socket.gethostname()
         running = [job for job in self.jobs() if job["outcome"] == "running" and job["host"] == host]
         running = [job for job in running if job["pid"] != os.getpid()]
         for job in running:
             with suppress(ProcessLookupError):
-                os.kill(job["pid"], signal.SIGTERM)
+                os.kill(job["pid"], number)
         for job in running:
             with suppress(Timeout), FileLock(Path(job["run_dir"]) / ".lock").acquire(timeout=SAVING_SECONDS):
                 pass
@@ -164,6 +250,7 @@ class Sweep(Callback):
 
 
 _current: Sweep | None = None
+_account_lock: FileLock | None = None  # held as long as this process lives
 _gpu_lock: FileLock | None = None  # held as long as this process lives
 
 
@@ -171,23 +258,68 @@ _gpu_lock: FileLock | None = None  # held as long as this process lives
 LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError", "WorkerCrashedError"}
 
 
-def _tell_of_lost_processes(launcher: str) -> None:
-    """Let this launcher class say in one line that a job's process was killed; Hydra would print its insides."""
-    launcher_class: Any = Plugins.instance().class_name_to_class[launcher]
-    launch = launcher_class.launch
+class _Numbers(int):
+    """The numbers of some jobs in place of the first one's, to which launchers add a job's place in their list."""
 
-    def launch_or_tell(*arguments: Any, **named: Any) -> Any:
-        try:
-            return launch(*arguments, **named)
-        except Exception as error:
-            if type(error).__name__ not in LOST:
-                raise
-            print(
-                "error: the process of a job was killed (out of memory?); repeat the command to go on", file=sys.stderr
-            )
-            raise Refused(1) from None
+    numbers: list[int]
 
-    launcher_class.launch = launch_or_tell
+    def __new__(cls, numbers: list[int]) -> _Numbers:
+        self = super().__new__(cls, numbers[0])
+        self.numbers = numbers
+        return self
+
+    def __add__(self, place: int) -> int:
+        return self.numbers[place]
+
+
+def _open_account(folder: Path) -> Path:
+    """A new folder in `folder` for this command's notes; those of commands that were killed are removed."""
+    global _account_lock
+    for old in (path for path in folder.glob(".jobs-*") if path.is_dir()):
+        lock = FileLock(_lock_of(old))
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            _close_account(old)
+    new = folder / f".jobs-{uuid.uuid4().hex[:8]}"
+    _account_lock = FileLock(_lock_of(new))
+    with suppress(OSError):  # a file system without locks: then nobody removes it
+        _account_lock.acquire()
+    new.mkdir()  # last: another command would take one that is not locked for a dead one's
+    return new
+
+
+def _close_account(notes: Path) -> None:
+    shutil.rmtree(notes, ignore_errors=True)
+    with suppress(OSError):
+        _lock_of(notes).unlink()
+
+
+def _lock_of(notes: Path) -> Path:
+    return notes.with_name(f"{notes.name}.lock")
+
+
+def _create_storage(url: str, folder: Path) -> None:
+    """Make Optuna's tables where there are none, which fails for searches that do it at the same moment."""
+    import optuna
+
+    with FileLock(folder / ".optuna.lock"):
+        optuna.storages.get_storage(url)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that replaces it later; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _is_free(run_dir: Path) -> bool:
+    try:
+        with FileLock(run_dir / ".lock").acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 @cache
@@ -255,12 +387,15 @@ def conclude() -> int:
         return len(refused)
     jobs, home = _current.jobs(), _current.home
     assert _current.notes is not None
-    shutil.rmtree(_current.notes, ignore_errors=True)
+    _close_account(_current.notes)
     _current = None
     if not jobs:
         return len(refused)
     counts = Counter(job["outcome"] for job in jobs)
-    told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("had finished", "resumed", "trained", "failed"))
+    others = [outcome for outcome in (THEIRS, LEFT) if counts[outcome]]
+    told = ", ".join(
+        f"{counts[outcome]} {outcome}" for outcome in ("had finished", "resumed", "trained", *others, "failed")
+    )
     cut = f", {counts['running']} cut off; repeat the command to go on" if counts["running"] else ""
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {told}{cut}", flush=True)
     for job in jobs:

@@ -79,7 +79,9 @@ def test_a_sweep_of_runs_with_several_processes(run: Run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["SIGKILL to one of them", "SIGTERM to the command", "SIGKILL to the command"])
+@pytest.mark.parametrize(
+    "how", ["SIGKILL to one of them", "SIGTERM to the command", "SIGUSR1 to the command", "SIGKILL to the command"]
+)
 def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, run: Run, how):
     """Within seconds, with its reason; and then alone or together, since the batch is the same."""
     overrides = (*TINY_RUN, *TWO, "data.train_count=640", "epochs=3", "callbacks.online_knn=null")
@@ -95,6 +97,9 @@ def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, 
     name, receiver = how.split(" to ")
     (process if receiver == "the command" else workers[1]).send_signal(signal.Signals[name])
     started = time.monotonic()
+    if name == "SIGUSR1":  # a scheduler that says it twice
+        time.sleep(0.2)
+        process.send_signal(signal.SIGUSR1)
     text, _ = process.communicate(timeout=60)
     assert time.monotonic() - started < 30, text
     # Where the command itself was killed, who takes its children over may leave them as zombies.
@@ -102,8 +107,8 @@ def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, 
     assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
     assert "Traceback" not in text
     if receiver == "the command":
-        assert process.returncode == (75 if name == "SIGTERM" else -signal.SIGKILL), text
-        assert "SIGTERM: stopped at step" in text
+        assert process.returncode == (-signal.SIGKILL if name == "SIGKILL" else 75), text
+        assert f"{'SIGTERM' if name == 'SIGKILL' else name}: stopped at step" in text
     else:
         assert process.returncode == 1
         assert "process 1 of 2 was killed by SIGKILL" in text

@@ -1,5 +1,8 @@
 """When the last checkpoint is written, and when it is not."""
 
+import logging
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,20 @@ from simclr.data.shapes import Shapes
 from simclr.errors import InputError
 from simclr.methods.simclr import SimCLR
 from simclr.optim.schedules import cosine
+from simclr.requeue import Requeue, Stop
 from tests.test_augment import RECIPE
 
+NEVER = Stop(75)  # takes no signals, as nobody has entered it
 
-def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1, resume: Path | None = None) -> dict[str, Tensor]:
+
+def fit(
+    run_dir,
+    minutes: float,
+    *watchers: Callback,
+    epochs: int = 1,
+    resume: Path | None = None,
+    stop: Stop = NEVER,
+) -> dict[str, Tensor]:
     """Eight steps an epoch of a network of two layers and a dropout; returns its weights."""
     torch.manual_seed(0)
     method = SimCLR(
@@ -42,9 +55,10 @@ def fit(run_dir, minutes: float, *watchers: Callback, epochs: int = 1, resume: P
         max_epochs=epochs,
         logger=False,
         callbacks=[
+            StopRequest(stop),
             *watchers,
             StepSeed(0),
-            LastCheckpoint(run_dir, minutes, 1, {"batch_size": 8}, StopRequest(), requeue_exit_code=75),
+            LastCheckpoint(run_dir, minutes, 1, {"batch_size": 8}, stop),
         ],
         plugins=[WriteHere()],
         enable_progress_bar=False,
@@ -101,7 +115,7 @@ def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path):
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
 
 
-class Stop(Callback):
+class Break(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == 6:
             raise ZeroDivisionError
@@ -110,7 +124,7 @@ class Stop(Callback):
 def test_a_network_with_dropout_goes_on_as_if_never_stopped(tmp_path):
     whole = fit(tmp_path / "whole", 60)
     with pytest.raises(ZeroDivisionError):
-        fit(tmp_path / "stopped", 1e-9, Stop())
+        fit(tmp_path / "stopped", 1e-9, Break())
     last = last_checkpoint(tmp_path / "stopped")
     assert load_checkpoint(last)["global_step"] == 5
     torch.rand(7)  # a new process begins with other random numbers
@@ -118,10 +132,41 @@ def test_a_network_with_dropout_goes_on_as_if_never_stopped(tmp_path):
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+class Ask(Callback):
+    """A scheduler that wants the run to go in its sixth step, and says so again while it saves itself."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.numbers = list(numbers)
+
+    def send(self) -> None:
+        if self.numbers:
+            os.kill(os.getpid(), self.numbers.pop(0))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 6:
+            self.send()
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self.send()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
+def test_a_signal_that_asks_to_stop_loses_nothing(tmp_path, number, caplog):
+    whole = fit(tmp_path / "whole", 60)
+    with caplog.at_level(logging.INFO), pytest.raises(Requeue) as left, Stop(85) as stop:
+        fit(tmp_path / "stopped", 60, Ask(number, number, signal.SIGTERM), stop=stop)
+    assert left.value.code == 85
+    assert f"{number.name}: stopped at step 6; " in caplog.text
+    last = last_checkpoint(tmp_path / "stopped")
+    assert load_checkpoint(last)["global_step"] == 6
+    resumed = fit(tmp_path / "stopped", 60, resume=last)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5"])
 def test_minutes_are_a_number_above_zero(tmp_path, minutes):
     with pytest.raises(InputError, match="checkpoint_minutes="):
-        LastCheckpoint(tmp_path, minutes, None, {}, StopRequest(), 75)
+        LastCheckpoint(tmp_path, minutes, None, {}, Stop(75))
 
 
 def test_the_weights_of_every_epoch_are_kept_for_evaluation(tmp_path):

@@ -2,13 +2,16 @@
 
 import json
 import os
+import pty
 import re
 import resource
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -104,15 +107,16 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
     assert json.loads((run_dir / "metrics.json").read_text())["images_seen"] == 24 * 16
 
 
-def test_sigterm_saves_and_asks_to_be_requeued(tmp_path, undisturbed):
-    """Checkpoints only at the ends of epochs and by SIGTERM, in the middle of the second."""
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGUSR1"])
+def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, name):
+    """Checkpoints only at the ends of epochs and by the signal, in the middle of the second."""
     overrides = (*LONGER, "checkpoint_minutes=60")
     process = start(tmp_path, *overrides)
     wait_for_a_checkpoint(tmp_path, process, range(1))
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.Signals[name])
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 75, text
-    stopped_at = int(re.search(r"SIGTERM: stopped at step (\d+)", text)[1])
+    stopped_at = int(re.search(rf"{name}: stopped at step (\d+)", text)[1])
     assert 12 <= stopped_at < 24
     assert "Traceback" not in text
 
@@ -121,6 +125,42 @@ def test_sigterm_saves_and_asks_to_be_requeued(tmp_path, undisturbed):
     assert again.returncode == 0, text
     assert f"last.ckpt, step {stopped_at}." in text
     assert_equal(only_run(tmp_path / "outputs"), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_run_outlives_its_terminal_or_saves_itself_when_that_is_closed(tmp_path, nohup):
+    """In a terminal of its own, with a progress bar; under nohup it goes on to its end."""
+    overrides = command("train.py", *LONGER, "checkpoint_minutes=60")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        arguments = ["nohup", *overrides] if nohup else overrides
+        os.execvpe(arguments[0], arguments, environment())
+    Thread(target=read_all, args=(terminal,), daemon=True).start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.close(terminal)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    run_dir = only_run(tmp_path / "outputs")
+    log = (run_dir / "train.log").read_text(encoding="utf-8")
+    step = load_checkpoint(last_checkpoint(run_dir))["global_step"]
+    if nohup:
+        assert (status, step) == (0, 24), log
+        assert "SIGHUP" not in log
+    else:
+        assert status == 75, log
+        assert 12 <= step < 24
+        assert f"SIGHUP: stopped at step {step};" in log
+
+
+def read_all(descriptor: int) -> None:
+    """As a terminal does, until it is closed."""
+    with suppress(OSError):
+        while os.read(descriptor, 4096):
+            pass
 
 
 @pytest.mark.slow

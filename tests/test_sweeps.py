@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -105,7 +107,8 @@ def test_jobs_in_other_processes(run: Run, tmp_path, plugin, launcher):
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be shared")
-def test_jobs_at_once_share_the_cores_and_save_themselves_on_sigterm(tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_jobs_at_once_share_the_cores_and_save_themselves_on_a_signal(tmp_path, name):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     without = {key: value for key, value in environment().items() if not key.endswith("_NUM_THREADS")}
     overrides = ("-m", *TINY_RUN, "data.train_count=960", "hydra/launcher=joblib", "seed=1,2", "checkpoint_minutes=60")
@@ -116,15 +119,44 @@ def test_jobs_at_once_share_the_cores_and_save_themselves_on_sigterm(tmp_path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.Signals[name])
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 75
-    assert text.count("SIGTERM: stopped at step") == 2
+    assert text.count(f"{name}: stopped at step") == 2
     done = subprocess.run(arguments, cwd=tmp_path, env=without, capture_output=True, text=True, timeout=240)
     assert "2 runs: 0 had finished, 2 resumed, 0 trained, 0 failed\n" in done.stdout
     share = f"{max(1, len(os.sched_getaffinity(0)) // 2)} threads"
     for metrics in tmp_path.glob("multirun/grid/*/metrics.json"):
         assert json.loads(metrics.read_text())["device"].endswith(share)
+
+
+@pytest.mark.slow
+def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_again(tmp_path):
+    """submitit's own handling of SIGUSR2, which SLURM sends before the limit; here its local executor requeues."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    overrides = ("-m", *TINY_RUN, "data.train_count=192", "hydra/launcher=submitit_local", "checkpoint_minutes=60")
+    process = subprocess.Popen(command("train.py", *overrides), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("multirun/grid/*/checkpoints/last.ckpt")):  # in its second epoch
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (job,) = (
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "submitit.core._submit" in child.cmdline()
+    )
+    job.send_signal(signal.SIGUSR2)
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert b"1 run: 0 had finished, 1 resumed, 0 trained, 0 failed\n" in text
+    (log,) = tmp_path.glob("multirun/grid/simclr-*/train.log")
+    stopped, resumed = (
+        re.search(pattern, log.read_text(encoding="utf-8"))
+        for pattern in (r"SIGUSR2: stopped at step (\d+)", r"Going on from .*, step (\d+)")
+    )
+    assert 12 <= int(stopped[1]) < 24
+    assert stopped[1] == resumed[1]
 
 
 @pytest.mark.slow

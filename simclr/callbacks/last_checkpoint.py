@@ -1,11 +1,11 @@
-"""Keep `last.ckpt` so fresh that a kill costs minutes, and a SIGTERM nothing."""
+"""Keep `last.ckpt` so fresh that a kill costs minutes, and a signal that asks to stop nothing."""
 
 from __future__ import annotations
 
 import io
 import logging
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,33 +20,24 @@ from simclr.data.datamodule import TwoViews
 from simclr.errors import InputError
 from simclr.files import replacing, to_disk
 from simclr.numbers import is_finite, is_whole
-from simclr.requeue import Requeue, on_sigterm
+from simclr.requeue import Stop
 
 log = logging.getLogger(__name__)
 
 
 class StopRequest(Callback):
-    """Takes SIGTERM, from the start of training to its end, for a request that LastCheckpoint answers between steps.
+    """From the start of training on, a signal that asks to stop waits for LastCheckpoint's answer between two steps.
 
-    It stands in place of Lightning's handler, which would talk to the other processes from within the signal; so it
+    It takes the signals from Lightning, whose handler would talk to the other processes from within the signal; so it
     comes before all callbacks that take their time.
     """
 
-    def __init__(self) -> None:
-        self.received = False
-        self.until_the_end = ExitStack()
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        def receive() -> None:
-            self.received = True
-
-        self.until_the_end.enter_context(on_sigterm(receive))
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.until_the_end.close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.until_the_end.close()
+        self.stop.action = lambda: None
+        self.stop.listen()
 
 
 class WriteHere(TorchCheckpointIO):
@@ -63,7 +54,6 @@ class LastCheckpoint(Checkpoint):
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
     keep_every_n_epochs: how often to keep the weights of an epoch's end for good, in a file of their own; None: never.
-    requeue_exit_code: with what the command ends when it was asked to go.
     The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
     power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
     FloatingPointError.
@@ -75,8 +65,7 @@ class LastCheckpoint(Checkpoint):
         minutes: float,
         keep_every_n_epochs: int | None,
         config: dict[str, Any],
-        stop: StopRequest,
-        requeue_exit_code: int,
+        stop: Stop,
     ) -> None:
         if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
@@ -86,7 +75,7 @@ class LastCheckpoint(Checkpoint):
             )
         self.run_dir, self.keep_every_n_epochs = run_dir, keep_every_n_epochs
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
-        self.minutes, self.config, self.stop, self.requeue_exit_code = minutes, config, stop, requeue_exit_code
+        self.minutes, self.config, self.stop = minutes, config, stop
         self.saved_at = time.monotonic()
         self.saved_step, self.saved_in = 0, self.path
         self.last_is_whole = False
@@ -105,7 +94,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         # Between two steps, when the values of the one before are logged: at the end of a step they are not yet.
         late = time.monotonic() - self.saved_at >= self.minutes * 60
-        stop, save = distributed.any_of(self.stop.received, late)
+        stop, save = distributed.any_of(self.stop.received is not None, late)
         if (stop or save) and trainer.global_step != self.saved_step:
             self._save(trainer)
         if stop:
@@ -142,11 +131,12 @@ class LastCheckpoint(Checkpoint):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         log.info(
-            "SIGTERM: stopped at step %d; the same command goes on from there (exit status %d).",
+            "%s: stopped at step %d; the same command goes on from there (exit status %d).",
+            self.stop.received.name if self.stop.received else "A signal to another process",
             trainer.global_step,
-            self.requeue_exit_code,
+            self.stop.exit_code,
         )
-        raise Requeue(self.requeue_exit_code)
+        self.stop.leave()
 
     @staticmethod
     def _refuse_broken_weights(trainer: pl.Trainer) -> None:
