@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import locale
 import os
@@ -30,12 +31,14 @@ def _insist_on_utf8() -> None:
 
 
 class _MayBeClosed(io.FileIO):
-    """What is written when the reader of a pipe has gone is lost, and not an error: the work goes on."""
+    """What is written when the reader of a pipe, or the terminal, has gone is lost, and no error: the work goes on."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data) or 0
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
             return len(data)
 
 

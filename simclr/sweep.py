@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -10,37 +9,29 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 import uuid
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from simclr import launchers
 from simclr.errors import Refused
 from simclr.files import replacing
+from simclr.locks import Locked, locked
 from simclr.memory import keep_freed_memory
 from simclr.requeue import Requeue, ignore_stop_signals, stop_signals
 
-# Hydra's plugins by the package that has them, and this project's extra that installs it.
-EXTRAS = {
-    "hydra_joblib_launcher": "joblib",
-    "hydra_submitit_launcher": "slurm",
-    "hydra_ray_launcher": "ray",
-    "hydra_optuna_sweeper": "optuna",
-}
 SAVING_SECONDS = 300  # how long jobs may take to save themselves after a SIGTERM
 LOOK_AGAIN_SECONDS = 2  # how often to see whether a run that another process trains is free
 SAY_AGAIN_SECONDS = 300
@@ -51,24 +42,6 @@ refused: dict[str, str] = {}  # they ended with this clear error
 left: set[str] = set()  # another process trains it
 theirs: set[str] = set()  # another process has trained it since the sweep began
 found_finished: set[str] = set()  # there was nothing to train
-
-
-def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that a process started now could use, as CUDA_VISIBLE_DEVICES names them; asks no torch."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return []
-
-
-OmegaConf.register_new_resolver("jobs_at_once", lambda: len(visible_gpus()) or 2, replace=True)
-OmegaConf.register_new_resolver("gpus_of_a_job", lambda: min(1, len(visible_gpus())), replace=True)
 
 
 class Sweep(Callback):
@@ -88,7 +61,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _current
         HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later
-        message = _missing(config)
+        message = launchers.missing(config)
         if message is not None:
             print(f"error: {message}", file=sys.stderr)
             raise Refused(1)
@@ -179,9 +152,10 @@ class Sweep(Callback):
         keep_freed_memory()
         logging.raiseExceptions = False
         if self.home == (socket.gethostname(), os.getppid()):
-            _end_with_the_sweep()
+            launchers.end_with_the_sweep()
         if "joblib" in config.hydra.launcher._target_:
-            _take_a_gpu(self.notes)
+            assert self.notes is not None
+            launchers.take_a_gpu(self.notes)
 
     def _look_after(self, launcher: str) -> None:
         """Let this launcher class come back to the jobs that were left to others, until none is.
@@ -195,7 +169,7 @@ class Sweep(Callback):
             try:
                 return launch(launcher, job_overrides, first)
             except Exception as error:
-                if type(error).__name__ not in LOST:
+                if type(error).__name__ not in launchers.LOST:
                     raise
                 print(
                     "error: the process of a job was killed (out of memory?); repeat the command to go on",
@@ -224,13 +198,16 @@ class Sweep(Callback):
         said = -float("inf")
         while runs:
             time.sleep(LOOK_AGAIN_SECONDS)
-            free = [number for number, run_dir in runs.items() if _is_free(run_dir)]
+            busy = {number: who for number, run_dir in runs.items() if (who := _who_trains(run_dir)) is not None}
+            free = [number for number in runs if number not in busy]
             died = [number for number in free if not (runs[number] / "metrics.json").exists()]
             if died or len(free) == len(runs):
                 return died or free
             if time.monotonic() - said >= SAY_AGAIN_SECONDS:
-                busy = ", ".join(str(run_dir) for number, run_dir in runs.items() if number not in free)
-                print(f"Waiting for what other processes train: {busy}", flush=True)
+                told = ", ".join(
+                    f"{runs[number]} ({who})" if who else str(runs[number]) for number, who in busy.items()
+                )
+                print(f"Waiting for what other processes train: {told}", flush=True)
                 said = time.monotonic()
         return []
 
@@ -244,18 +221,13 @@ class Sweep(Callback):
             with suppress(ProcessLookupError):
                 os.kill(job["pid"], number)
         for job in running:
-            with suppress(Timeout), FileLock(Path(job["run_dir"]) / ".lock").acquire(timeout=SAVING_SECONDS):
+            with suppress(Locked, OSError), locked(Path(job["run_dir"]) / ".lock", SAVING_SECONDS):
                 pass
         raise Requeue(requeue_exit_code)
 
 
 _current: Sweep | None = None
-_account_lock: FileLock | None = None  # held as long as this process lives
-_gpu_lock: FileLock | None = None  # held as long as this process lives
-
-
-# What joblib, submitit and Ray raise where a job's process has ended without an answer.
-LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError", "WorkerCrashedError"}
+_held = ExitStack()  # the lock of this command's account, until it is closed
 
 
 class _Numbers(int):
@@ -274,15 +246,11 @@ class _Numbers(int):
 
 def _open_account(folder: Path) -> Path:
     """A new folder in `folder` for this command's notes; those of commands that were killed are removed."""
-    global _account_lock
     for old in (path for path in folder.glob(".jobs-*") if path.is_dir()):
-        lock = FileLock(_lock_of(old))
-        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+        with suppress(Locked, OSError), locked(_lock_of(old)):
             _close_account(old)
     new = folder / f".jobs-{uuid.uuid4().hex[:8]}"
-    _account_lock = FileLock(_lock_of(new))
-    with suppress(OSError):  # a file system without locks: then nobody removes it
-        _account_lock.acquire()
+    _held.enter_context(locked(_lock_of(new)))
     new.mkdir()  # last: another command would take one that is not locked for a dead one's
     return new
 
@@ -301,7 +269,7 @@ def _create_storage(url: str, folder: Path) -> None:
     """Make Optuna's tables where there are none, which fails for searches that do it at the same moment."""
     import optuna
 
-    with FileLock(folder / ".optuna.lock"):
+    with locked(folder / ".optuna.lock", timeout=None):
         optuna.storages.get_storage(url)
 
 
@@ -314,70 +282,15 @@ def _version(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _is_free(run_dir: Path) -> bool:
+def _who_trains(run_dir: Path) -> str | None:
+    """What is known of the process that trains in this directory, which may be nothing; None where none does."""
     try:
-        with FileLock(run_dir / ".lock").acquire(timeout=0):
-            return True
-    except Timeout:
-        return False
-
-
-@cache
-def _end_with_the_sweep() -> None:
-    """Let this process, which the sweep's own has started, save its job and end where that one is gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        while True:  # the first ends the job, which saves itself; one after it ends the process
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _take_a_gpu(folder: Path | None) -> None:
-    """Let this process see one GPU alone, which no other process of this sweep sees."""
-    global _gpu_lock
-    assert folder is not None
-    if _gpu_lock is not None:
-        return  # a worker that has run a job before
-    locks = {name: FileLock(folder / f"gpu-{name}.lock") for name in visible_gpus()}
-    while locks:  # joblib may replace a worker while the old one is still leaving
-        for name, lock in locks.items():
-            with suppress(Timeout):
-                lock.acquire(timeout=0)
-                _gpu_lock, os.environ["CUDA_VISIBLE_DEVICES"] = lock, name
-                return
-        time.sleep(0.1)
-
-
-def _missing(config: DictConfig) -> str | None:
-    """What the chosen launcher and sweeper need and this machine lacks, with the remedy; None if nothing."""
-    for group in ("launcher", "sweeper"):
-        package = config.hydra[group]._target_.split(".")[1]
-        choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
-        if package in EXTRAS and not _installed(f"hydra_plugins.{package}"):
-            return f'{choice} needs a package that is not installed: pip install -e ".[{EXTRAS[package]}]"'
-    target = config.hydra.launcher._target_
-    if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
-        return "hydra/launcher=submitit_slurm finds no SLURM here; start it where sbatch works, or use another launcher"
-    gpus = visible_gpus() if target.endswith(".JoblibLauncher") else []
-    jobs = config.hydra.launcher.get("n_jobs")
-    if gpus and not 1 <= jobs <= len(gpus):
-        return (
-            f"hydra.launcher.n_jobs={jobs} is not usable; every job gets a GPU of its own, and this machine has "
-            f"{len(gpus)}: use 1 to {len(gpus)}"
-        )
-    return None
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+        with locked(run_dir / ".lock"):
+            return None
+    except Locked as other:
+        return str(other)
+    except FileNotFoundError:  # it was refused, and left nothing
+        return None
 
 
 def conclude() -> int:
@@ -387,6 +300,7 @@ def conclude() -> int:
         return len(refused)
     jobs, home = _current.jobs(), _current.home
     assert _current.notes is not None
+    _held.close()
     _close_account(_current.notes)
     _current = None
     if not jobs:

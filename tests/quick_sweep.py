@@ -30,6 +30,8 @@ def main(config: DictConfig) -> float | None:
                 time.sleep(0.01)
             time.sleep(0.2)
             finished.write_text(json.dumps({"val/knn_top1": config.seed}), encoding="utf-8")
+        else:
+            sweep.found_finished.add(str(run_dir))
         return float(config.seed)
     return None
 

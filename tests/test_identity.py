@@ -52,7 +52,7 @@ def test_the_command_of_an_earlier_version_finds_its_run_and_goes_on(kept, tmp_p
     with claimed(run_dir, config):
         pass
     checkpoint = Loaded(run_dir / "checkpoints" / "last.ckpt", {"config": kept["config"], "global_step": 3})
-    check_fits(checkpoint, as_dict(config), 10)
+    check_fits(checkpoint, as_dict(config), "pictures", 10)
     # In a sweep it lies elsewhere, and is found there as well.
     (tmp_path / "multirun").mkdir()
     old.rename(tmp_path / "multirun" / old.name)
