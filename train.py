@@ -170,7 +170,9 @@ def evaluate(run_dir: Path, protocols: list[str]) -> None:
     for protocol in protocols:
         found = run_dir / f"{protocol}_eval.json"
         # One that was made by hand of fewer pictures is made again of all.
-        if not distributed.from_first(found.exists() and json.loads(found.read_text())["limit_images"] is None):
+        if not distributed.from_first(
+            found.exists() and json.loads(found.read_text(encoding="utf-8"))["limit_images"] is None
+        ):
             config = protocol_config(protocol)
             config.run = str(run_dir)
             judge(config)
@@ -183,7 +185,7 @@ def protocol_config(protocol: str) -> DictConfig:
 
 def last_accuracy(run_dir: Path) -> float | None:
     """The k-NN accuracy in a finished run's metrics.json (per cent)."""
-    return json.loads((run_dir / "metrics.json").read_text()).get("val/knn_top1")
+    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8")).get("val/knn_top1")
 
 
 def check_protocols(protocols: object) -> None:

@@ -87,10 +87,12 @@ def memory(device: torch.device) -> dict[str, float]:
     """GB: the peak of this process and its workers, how much of it is the mapped picture file, and the GPU's peak."""
     pids = [os.getpid()]
     for task in Path("/proc/self/task").glob("*/children"):
-        pids += [int(pid) for pid in task.read_text().split()]
+        pids += [int(pid) for pid in task.read_text(encoding="utf-8").split()]
     peak, mapped = 0.0, 0.0
     for pid in pids:
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        )
         peak += float(status["VmHWM"].split()[0]) / 1e6
         mapped = max(mapped, float(status["RssFile"].split()[0]) / 1e6)
     result = {"peak": peak, "of it mapped files": mapped}
@@ -130,7 +132,7 @@ def taking_turns(commands: Mapping[str, Command]) -> Iterator[dict[str, Connecti
         for number, (name, command) in enumerate(commands.items()):
             ours, theirs = Pipe()
             pipe = theirs.fileno()
-            log = stack.enter_context(logs[name].open("w"))
+            log = stack.enter_context(logs[name].open("w", encoding="utf-8"))
             environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent)}
             process = subprocess.Popen(
                 command(pipe, f"{folder}/{number}"), pass_fds=[pipe], env=environment, stdout=log, stderr=log
@@ -144,5 +146,5 @@ def taking_turns(commands: Mapping[str, Command]) -> Iterator[dict[str, Connecti
                 player.send(None)
         except (EOFError, ConnectionError):
             for name, path in logs.items():
-                print(f"{name} said:", *path.read_text().splitlines()[-5:], sep="\n  ", file=sys.stderr)
+                print(f"{name} said:", *path.read_text(encoding="utf-8").splitlines()[-5:], sep="\n  ", file=sys.stderr)
             raise SystemExit("error: a program ended before its time; see above") from None

@@ -69,7 +69,7 @@ def test_a_process_that_dies_ends_the_decoding_and_none_needs_shared_memory(tmp_
         end = wait_for_reader(tmp_path)
         for worker in workers(os.getpid()):
             files = [str(link.readlink()) for link in Path(f"/proc/{worker.pid}/fd").iterdir()]
-            shared.append("/dev/shm" in Path(f"/proc/{worker.pid}/maps").read_text() + " ".join(files))
+            shared.append("/dev/shm" in Path(f"/proc/{worker.pid}/maps").read_text(encoding="utf-8") + " ".join(files))
             worker.kill()
         os.close(end)
 

@@ -28,7 +28,7 @@ SEARCH = (*TINY_RUN, "data.train_count=192", "hparams_search=optuna")
 def kill_in_the_second(folder: Path, *overrides: str) -> set[Path]:
     """Start a sweep in `folder` and kill all of it with SIGKILL in its second run; returns the runs it began."""
     folder.mkdir()
-    with open(folder / "killed.txt", "w") as log:
+    with open(folder / "killed.txt", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command("train.py", *overrides),
             cwd=folder,

@@ -56,7 +56,7 @@ def thinned(steps: np.ndarray, values: np.ndarray) -> Curve:
 def _read_table(path: Path) -> dict[tuple[str, str], Curve]:
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             if next(rows, None) != HEADER:
                 raise ValueError(f"its first line is not {','.join(HEADER)}")

@@ -206,7 +206,7 @@ def _options(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _option(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text()) or {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     result: dict[str, Any] = {}
     for base in content.pop("defaults", []):
         if isinstance(base, str) and base != "_self_" and (path.parent / f"{base}.yaml").exists():

@@ -93,7 +93,7 @@ def _read_run(run_dir: Path, name: str, settings: dict[str, Any]) -> Run:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({_one_line(error)}); restore it, or move the run away") from error
     if not isinstance(content, dict):
@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises InputError where it is damaged."""
     remedy = "delete it and repeat the command that writes it"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({_one_line(error)}); {remedy}") from error
     if not isinstance(content, dict):
