@@ -14,6 +14,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from simclr.augment.recipe import Recipe
 from simclr.cli import CONFIGS, build, compose_config
+from simclr.requeue import Stop
 from tests.conftest import REPOSITORY, Run
 
 GROUPS = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
@@ -72,7 +73,7 @@ def test_experiments_train_a_step(experiment, tmp_path):
         config.hydra.runtime.output_dir = str(tmp_path)
         HydraConfig.instance().set_config(config)
         del config["hydra"]
-    train(config)
+    train(config, Stop(75))
     assert json.loads((tmp_path / "metrics.json").read_text())["images_seen"] == 16
 
 
