@@ -198,7 +198,7 @@ def check_protocols(protocols: object) -> None:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     with clear_errors(LESS_MEMORY), Stop(config.requeue_exit_code) as stop:
-        settle()
+        passed_over = settle()
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0, MAX_SEED)
@@ -222,6 +222,8 @@ def main(config: DictConfig) -> float | None:
                 launch.launch(__file__, run_dir, processes, stop)
             return last_accuracy(run_dir)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():
+            if passed_over:
+                log.info(passed_over)  # not before the directory is known to be the run's, to whose log it goes
             accuracy = train(config, stop)
             stop.action = stop.leave
             if stop.received and config.evaluate:  # it came in the last step, with nothing left to save

@@ -47,7 +47,9 @@ def claimed(run_dir: Path, config: DictConfig) -> Iterator[None]:
     directory that was empty is empty again.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    found = [path.name for path in run_dir.iterdir()]
+    # A library may have made a remark before the run could claim its directory.
+    own_logs = {Path(handler.baseFilename) for handler in _log_files(run_dir) if handler.stream is not None}
+    found = [path.name for path in run_dir.iterdir() if path not in own_logs]
     _refuse_strange(run_dir, found)
     with ExitStack() as stack:
         try:
@@ -136,13 +138,18 @@ def _leave_nothing(run_dir: Path) -> None:
     left = list(run_dir.iterdir())
     if not all(BEGINNING.fullmatch(path.name) for path in left):
         return
-    for handler in list(logging.getLogger().handlers):
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == run_dir:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    for handler in _log_files(run_dir):
+        logging.getLogger().removeHandler(handler)
+        handler.close()
     for path in left:
         if path.name != ".lock.owner":  # which goes with the lock
             path.unlink(missing_ok=True)
+
+
+def _log_files(run_dir: Path) -> list[logging.FileHandler]:
+    """What this process logs into the run directory, from its first line on."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.FileHandler)]
+    return [one for one in handlers if Path(one.baseFilename).parent == run_dir]
 
 
 def _files(run_dir: Path) -> list[Path]:

@@ -5,12 +5,9 @@ Nothing here imports torch or Lightning, which read some of it the moment they a
 
 from __future__ import annotations
 
-import logging
 import os
 
 from simclr.errors import InputError
-
-log = logging.getLogger(__name__)
 
 # What torchrun tells each of its processes. A shell may hold one or another of them from elsewhere, and no run then.
 TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -50,13 +47,14 @@ def keep_own_configs() -> None:
         os.environ.pop(name, None)
 
 
-def settle() -> None:
+def settle() -> str | None:
     """Make this process what it is: one of several that torchrun has started, or the first of one.
 
-    Raises InputError where another program has started several, each of which would do the same work again.
+    Returns what is to be said of variables that were passed over, None where there were none. Raises InputError where
+    another program has started several, each of which would do the same work again.
     """
     if started_by_torchrun():
-        return
+        return None
     for name, starter in COUNTS.items():
         if os.environ.get(name, "1") != "1":
             raise InputError(
@@ -64,8 +62,7 @@ def settle() -> None:
                 "one, with trainer=ddp where several are to train on one machine, or torchrun on every machine"
             )
     found = [name for name in PLACES if os.environ.pop(name, None) is not None]
-    if found:
-        log.info("Passed over, since torchrun has not started this process: %s.", ", ".join(found))
+    return f"Passed over, since torchrun has not started this process: {', '.join(found)}." if found else None
 
 
 def arithmetic() -> dict[str, str]:

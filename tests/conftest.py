@@ -17,6 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from simclr.checkpoint import last_checkpoint, load_checkpoint
 
+# Two test processes share the cores, with the commands that they start; threads of each would wait for each other's.
+torch.set_num_threads(1)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Small enough for a training run of seconds: 4 steps an epoch.

@@ -54,6 +54,22 @@ def tree(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): p.read_text("utf-8") for p in folder.rglob("*") if p.is_file()}
 
 
+def test_a_remark_before_the_claim_does_not_make_it_somebodys_folder(tmp_path):
+    """Libraries log when they are imported, and the log's file appears with its first line."""
+    _, config = composed(*TINY_RUN)
+    log = logging.FileHandler(tmp_path / "train.log", delay=True)
+    logging.getLogger().addHandler(log)
+    try:
+        logging.getLogger("library").error("counts cores")
+        assert (tmp_path / "train.log").exists()
+        with claimed(tmp_path, config):
+            pass
+    finally:
+        logging.getLogger().removeHandler(log)
+        log.close()
+    assert (tmp_path / "config.yaml").exists()
+
+
 def test_only_what_a_run_wrote_is_deleted(tmp_path):
     write(tmp_path, *OURS, text='{"protocol": {}}')
     write(tmp_path, *THEIRS)
