@@ -220,12 +220,10 @@ def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
 
 
 def quiet_libraries() -> None:
-    """Keep what Lightning and TensorBoard say about themselves out of a run's log."""
+    """Keep what Lightning says about itself out of a run's log."""
     import pytorch_lightning  # noqa: F401  it sets its level when it is imported
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # It warns of curves that were cut where a resumed run went on, which is on purpose.
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 

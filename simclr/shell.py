@@ -6,6 +6,7 @@ Nothing here imports torch or Lightning, which read some of it the moment they a
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from simclr.errors import InputError
 
@@ -34,6 +35,8 @@ ARITHMETIC = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "DNNL_", "ONEDNN_", "ATEN_"),
     *("TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "NVIDIA_TF32", "CUDA_", "CUBLAS_", "CUDNN_", "NCCL_", "GLOO_"),
 )
+
+AT_THE_START = dict(os.environ)  # before torch and others leave their own notes in it
 
 
 def started_by_torchrun() -> bool:
@@ -65,6 +68,6 @@ def settle() -> str | None:
     return f"Passed over, since torchrun has not started this process: {', '.join(found)}." if found else None
 
 
-def arithmetic() -> dict[str, str]:
-    """The variables of the environment that may change how numbers are computed, or how fast."""
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ARITHMETIC)}
+def arithmetic(environment: Mapping[str, str] = AT_THE_START) -> dict[str, str]:
+    """The variables of an environment that may change how numbers are computed, or how fast."""
+    return {name: value for name, value in sorted(environment.items()) if name.startswith(ARITHMETIC)}

@@ -192,6 +192,7 @@ def test_a_place_that_cannot_be_written_to_is_named(run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_short_run_that_was_killed_at_its_very_end_ends(run, tmp_path):
     """Two steps, of which none is timed past the warm-up, and all is done but metrics.json; as if never stopped."""
     overrides = (*TINY_RUN, "data.train_count=32", "epochs=1")
@@ -253,7 +254,11 @@ def test_a_run_that_goes_on_from_an_epochs_end_equals_one_that_never_stopped(run
 
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("head=baseline", "head="), ("batch_size=8", "batch_size=16"), ("epochs=1", "beyond this run")],
+    [
+        ("head=baseline", "head="),
+        pytest.param("batch_size=8", "batch_size=16", marks=pytest.mark.slow),
+        pytest.param("epochs=1", "beyond this run", marks=pytest.mark.slow),
+    ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(finished, run, override, said):
     path = last_checkpoint(only_run(finished / "outputs"))

@@ -97,8 +97,8 @@ def test_the_log_is_for_people(finished):
         ("epochs=0", "epochs=0 is not usable; it is a whole number, 1 or more"),
         ("seed=4294967296", "seed=4294967296 is not usable; it is a whole number, 0 to 4294967295"),
         ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0 is not usable; it is a whole number, 1 or more"),
-        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
-        ("resume=nothing.ckpt", "there is no checkpoint nothing.ckpt"),
+        pytest.param("optimizer.lr=-1", "optimizer: Invalid learning rate: -1", marks=pytest.mark.slow),
+        pytest.param("resume=nothing.ckpt", "there is no checkpoint nothing.ckpt", marks=pytest.mark.slow),
     ],
 )
 def test_bad_values_end_with_one_line(run: Run, override, said):
