@@ -14,7 +14,7 @@ from hydra._internal import utils
 
 class _Parser(argparse.ArgumentParser):
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        if not isinstance(settings.get("help", ""), str):
+        if not isinstance(settings.get("help"), str | None):
             # How to install completions: an object that becomes a text where it is shown. The text holds the name of
             # the command, in which argparse takes a % for its own.
             settings["help"] = str(settings["help"]).replace("%", "%%")
