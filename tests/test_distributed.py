@@ -168,13 +168,15 @@ def test_several_processes_evaluate_what_they_have_trained(run, tmp_path):
     assert written == {"linear_eval.json", "knn_eval.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["trainer.devices=2"], "trainer.devices=2 needs several processes; add trainer=ddp"),
-        (
+        pytest.param(
             ["trainer=ddp", "trainer.devices=none"],
             "trainer.devices=none is not usable; write a number, auto, or a list",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["trainer=ddp", "trainer.devices=3"],

@@ -40,6 +40,7 @@ def test_what_is_no_number_is_null_and_named(tmp_path):
     assert strict(tmp_path / "a.json") == {"loss": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
 def test_features_that_are_not_finite_are_not_classified_and_not_measured(value):
     """1e30 is a number; but the length of such features overflows, and every similarity with it."""

@@ -86,6 +86,7 @@ def trained_by(folder: Path) -> dict[int, list[str]]:
     return dict(sorted(found.items()))
 
 
+@pytest.mark.slow
 def accounts(folder: Path) -> list[Path]:
     """Where commands keep their notes of what became of the runs."""
     return [path for path in folder.glob("multirun/*/.jobs-*") if path.is_dir()]
