@@ -14,7 +14,7 @@ from typing import Any
 def prepare_output() -> None:
     """Call it first in a command; see the two below."""
     _insist_on_utf8()
-    _outlive_readers()
+    outlive_readers()
 
 
 def _insist_on_utf8() -> None:
@@ -42,12 +42,17 @@ class _MayBeClosed(io.FileIO):
             return len(data)
 
 
-def _outlive_readers() -> None:
-    """Let standard output and error outlive their readers, as in `| head`, and write what has no place in UTF-8."""
+def outlive_readers() -> None:
+    """Let standard output and error outlive their readers, as in `| head`, and write what has no place in UTF-8.
+
+    A second call in a process changes nothing.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):
             continue  # there is none, or somebody who captures it has put his own in its place
+        if isinstance(getattr(stream.buffer, "raw", None), _MayBeClosed):
+            continue
         stream.flush()
         unbuffered = io.BufferedWriter(_MayBeClosed(stream.fileno(), "w", closefd=False))
         setattr(

@@ -30,6 +30,7 @@ from simclr.errors import Refused
 from simclr.files import replacing
 from simclr.locks import Locked, locked
 from simclr.memory import keep_freed_memory
+from simclr.output import outlive_readers
 from simclr.requeue import Requeue, ignore_stop_signals, stop_signals
 
 SAVING_SECONDS = 300  # how long jobs may take to save themselves after a SIGTERM
@@ -149,6 +150,7 @@ class Sweep(Callback):
 
     def _settle_in(self, config: DictConfig) -> None:
         """What run_command does for the sweep's own process; and this one ends with that one, on a GPU of its own."""
+        outlive_readers()
         keep_freed_memory()
         logging.raiseExceptions = False
         if self.home == (socket.gethostname(), os.getppid()):

@@ -106,6 +106,22 @@ def test_jobs_in_other_processes(run: Run, tmp_path, plugin, launcher):
 
 
 @pytest.mark.slow
+def test_jobs_in_other_processes_outlive_the_reader_of_their_output_too(tmp_path):
+    """The sweep's pipe is closed after its first line; what the jobs draw while they judge goes into it as well."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    overrides = ("-m", *TINY_RUN, "epochs=1", "evaluate=[linear]", "hydra/launcher=joblib", "seed=1,2")
+    arguments = command("train.py", *overrides)
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=240) == 0
+    assert len(list(tmp_path.glob("multirun/grid/*/linear_eval.json"))) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be shared")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_jobs_at_once_share_the_cores_and_save_themselves_on_a_signal(tmp_path, name):
