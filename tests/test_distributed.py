@@ -168,7 +168,6 @@ def test_several_processes_evaluate_what_they_have_trained(run, tmp_path):
     assert written == {"linear_eval.json", "knn_eval.json"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -194,6 +193,7 @@ def test_what_cannot_be_shared_is_said_once(run: Run, overrides, said):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_without_ddp_are_refused(tmp_path):
     script = [str(REPOSITORY / "train.py"), *TINY_RUN]
     done = subprocess.run([*TORCHRUN, *script], cwd=tmp_path, env=environment(), capture_output=True, text=True)

@@ -40,7 +40,6 @@ def test_what_is_no_number_is_null_and_named(tmp_path):
     assert strict(tmp_path / "a.json") == {"loss": 1.0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
 def test_features_that_are_not_finite_are_not_classified_and_not_measured(value):
     """1e30 is a number; but the length of such features overflows, and every similarity with it."""
@@ -60,6 +59,7 @@ def test_features_that_are_not_finite_are_not_classified_and_not_measured(value)
     assert label_free.collapse(found.scalars, 40) == "they are not finite"
 
 
+@pytest.mark.slow
 def test_a_run_of_broken_features_says_so_in_strict_json(run, tmp_path):
     done = run("train.py", *TINY_RUN, "optimizer.lr=1e25", "on_nan=skip")
     assert "Epoch 2: the features are not finite, so there is no k-NN accuracy." in done.stdout

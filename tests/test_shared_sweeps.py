@@ -86,12 +86,12 @@ def trained_by(folder: Path) -> dict[int, list[str]]:
     return dict(sorted(found.items()))
 
 
-@pytest.mark.slow
 def accounts(folder: Path) -> list[Path]:
     """Where commands keep their notes of what became of the runs."""
     return [path for path in folder.glob("multirun/*/.jobs-*") if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_commands_that_start_together_train_every_run_once(start, tmp_path):
     commands = [start(name) for name in ("anna", "ben", "cleo")]
     told = [one.counts() for one in commands]
