@@ -1,7 +1,7 @@
 """The programs that this project is timed against: plain loops over a DataLoader with workers, stock network and Adam.
 
-reference: this project's torchvision engine, one picture at a time. lightly: lightly's transform, head and loss, called
-as its documentation does. Pictures are handed to both already decoded, in memory.
+reference: this project's torchvision engine, one image at a time. lightly: lightly's transform, head and loss, called
+as its documentation does. Images are handed to both already decoded, in memory.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torchvision.models import resnet18
 from measure import composed
 from simclr.augment import reference
 from simclr.augment.recipe import Recipe
-from simclr.cli import build
-from simclr.data.decode import cores
+from simclr.data.files.decode import cores
 from simclr.data.store import ImageStore
 from simclr.losses import info_nce
 from simclr.models.heads import ProjectionHead
+from simclr.runs.compose import build
 from turns import Player
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -42,14 +42,14 @@ class ReferenceViews(Dataset):
         return len(self.store)
 
     def __getitems__(self, indices: list[int]) -> list[Tensor]:
-        pictures = self.store.gather(torch.tensor(indices).numpy())
-        count, height, width, _ = pictures.shape
+        images = self.store.gather(torch.tensor(indices).numpy())
+        count, height, width, _ = images.shape
         draws = [self.recipe.draw(count, height, width, self.random) for _ in range(2)]
-        return [reference.augment(pictures, draw, self.recipe) for draw in draws]
+        return [reference.augment(images, draw, self.recipe) for draw in draws]
 
 
 class LightlyViews(Dataset):
-    """Two views of one picture, by lightly's transform on PIL pictures."""
+    """Two views of one image, by lightly's transform on PIL images."""
 
     def __init__(self, store: ImageStore, recipe: Recipe) -> None:
         from lightly.transforms import SimCLRTransform

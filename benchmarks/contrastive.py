@@ -19,9 +19,9 @@ import torch
 
 from measure import alternate, finished, machine
 from simclr.losses import CHUNK_LOGITS, info_nce
-from simclr.memory import keep_freed_memory
-from simclr.precision import choose_accelerator
-from simclr.results import provenance, write_json
+from simclr.runs.results import provenance, write_json
+from simclr.system.memory import keep_freed_memory
+from simclr.system.precision import choose_accelerator
 
 FEATURES = 128  # the recipe's embeddings
 # Every block is given back when it is freed; left alone, glibc keeps some, and the peak depends on luck.
@@ -53,7 +53,7 @@ def memory(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", default="256,1024,4096,8192", help="pictures, of two views each")
+    parser.add_argument("--batches", default="256,1024,4096,8192", help="images, of two views each")
     parser.add_argument("--one", nargs=2, type=int, metavar=("BATCH", "CHUNK"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()

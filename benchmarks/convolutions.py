@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from measure import alternate, machine
-from simclr.memory import keep_freed_memory
 from simclr.models.small_maps import SmallMapConv2d, convolution_by_pixels, output_size
+from simclr.system.memory import keep_freed_memory
 
-# ResNet's convolutions whose output is 4×4 or smaller, on pictures of 32, 64 and 128 pixels:
+# ResNet's convolutions whose output is 4×4 or smaller, on images of 32, 64 and 128 pixels:
 # in, out, kernel, stride, side of the input map
 SHAPES = [
     (64, 128, 3, 2, 8),
@@ -37,7 +37,7 @@ SHAPES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--views", type=int, default=512, help="pictures in a batch, all views together (512)")
+    parser.add_argument("--views", type=int, default=512, help="images in a batch, all views together (512)")
     parser.add_argument("--seconds", type=float, default=0.5, help="to spend on each shape and precision (0.5)")
     options = parser.parse_args()
     keep_freed_memory()
@@ -61,20 +61,20 @@ def measure(
 ) -> None:
     padding = kernel // 2
     layer = SmallMapConv2d(inputs, outputs, kernel, stride, padding, bias=False, device=device, dtype=dtype)
-    pictures = torch.randn(options.views, side, side, inputs, device=device, dtype=dtype).permute(0, 3, 1, 2)
-    pictures.requires_grad_()
+    images = torch.randn(options.views, side, side, inputs, device=device, dtype=dtype).permute(0, 3, 1, 2)
+    images.requires_grad_()
     to = output_size(side, kernel, stride, padding)
     gradient = torch.randn(options.views, to, to, outputs, device=device, dtype=dtype).permute(0, 3, 1, 2)
 
     def stock() -> None:
-        F.conv2d(pictures, layer.weight, stride=stride, padding=padding).backward(gradient)
+        F.conv2d(images, layer.weight, stride=stride, padding=padding).backward(gradient)
 
     def by_pixels() -> None:
-        convolution_by_pixels(pictures, layer.weight, stride, padding).backward(gradient)
+        convolution_by_pixels(images, layer.weight, stride, padding).backward(gradient)
 
     torch_ms, pixels_ms = (1000 * seconds for seconds in alternate([stock, by_pixels], options.seconds, device))
     name = f"{kernel}×{kernel} /{stride}  {side}×{side}×{inputs} to {to}×{to}×{outputs}"
-    taken = "by pixels" if layer.by_pixels_is_faster(pictures) else "torch"
+    taken = "by pixels" if layer.by_pixels_is_faster(images) else "torch"
     precision = str(dtype).removeprefix("torch.")
     print(f"{name:<32}{precision:>10}{torch_ms:9.2f}{pixels_ms:11.2f}{torch_ms / pixels_ms:7.2f}  {taken}", flush=True)
 

@@ -5,7 +5,7 @@ python benchmarks/kill_test.py [--kills 20] [--seed 0] [--json FILE] [KEY=VALUE 
 Every second run gets SIGTERM instead of SIGKILL. What has to be equal to a run that nobody touched, bit for bit:
 weights, batch-norm statistics, optimiser, schedule and loss scaler in the last checkpoint, the exported encoder, and
 the curves, without a step twice or missing. The overrides are train.py's; by default it is a run of seconds on
-procedural pictures.
+procedural images.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from measure import machine
-from simclr.checkpoint import last_checkpoint, load_checkpoint, newest_checkpoint
-from simclr.cli import quiet_libraries
-from simclr.precision import choose_accelerator
-from simclr.results import provenance, write_json
+from simclr.commands.app import quiet_libraries
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, newest_checkpoint
+from simclr.runs.results import provenance, write_json
+from simclr.system.precision import choose_accelerator
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 # About a hundred steps, a checkpoint every third of a second, k-NN between epochs.

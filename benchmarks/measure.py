@@ -10,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from simclr.cli import CONFIGS
-from simclr.results import device_name
+from simclr.runs.compose import CONFIGS
+from simclr.runs.results import device_name
 
 
 def composed(overrides: Sequence[str], command: str = "train") -> DictConfig:
@@ -62,8 +62,8 @@ def matrix_product_peak(dtype: torch.dtype, device: torch.device) -> float:
             left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
             tasks.append((2 * size**3, partial(torch.mm, left, right)))
         for side in (6, 10, 18):
-            pictures = torch.randn(128, side, side, 256, device=device).to(dtype).permute(0, 3, 1, 2)
+            images = torch.randn(128, side, side, 256, device=device).to(dtype).permute(0, 3, 1, 2)
             kernel = torch.randn(256, 256, 3, 3, device=device).to(dtype)
             operations = 2 * 128 * (side - 2) ** 2 * 256 * 256 * 9
-            tasks.append((operations, partial(torch.conv2d, pictures, kernel)))
+            tasks.append((operations, partial(torch.conv2d, images, kernel)))
         return max(operations / min(alternate([task], 0.3, device)) for operations, task in tasks)

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from measure import composed, machine
-from simclr.precision import choose_accelerator
-from simclr.results import provenance, write_json
+from simclr.runs.results import provenance, write_json
+from simclr.system.precision import choose_accelerator
 from turns import STAGES, Turn, give, pre_training, taking_turns
 
 

@@ -3,7 +3,7 @@
 python benchmarks/throughput.py [--rounds 5] [--json FILE] [KEY=VALUE ...]
 
 KEY=VALUE are overrides as for train.py (data=shapes, batch_size=128, precision=bf16, compile=true, ...); all three
-programs train on the same pictures, at the same batch size and in the same precision. Each is a process of its own.
+programs train on the same images, at the same batch size and in the same precision. Each is a process of its own.
 They take turns, so the ratios, taken within each round, do not depend on what else the machine does meanwhile. lightly
 needs the extra: pip install -e ".[bench]".
 """
@@ -21,10 +21,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from measure import composed, machine, matrix_product_peak
-from simclr.cli import build
-from simclr.data.decode import cores
-from simclr.precision import choose_accelerator, choose_precision
-from simclr.results import provenance, write_json
+from simclr.data.files.decode import cores
+from simclr.runs.compose import build
+from simclr.runs.results import provenance, write_json
+from simclr.system.precision import choose_accelerator, choose_precision
 from turns import STAGES, Command, Turn, give, pre_training, taking_turns
 
 OURS, REFERENCE, LIGHTLY = "this project", "reference", "lightly"
@@ -88,9 +88,9 @@ def operations_of_a_step(config: Any) -> float:
     views = 8
     backbone = build(config.backbone)
     network = torch.nn.Sequential(backbone, build(config.head, in_features=backbone.num_features))
-    pictures = torch.rand(views, 3, config.data.size, config.data.size)
+    images = torch.rand(views, 3, config.data.size, config.data.size)
     with FlopCounterMode(display=False) as counter:
-        network(pictures).sum().backward()
+        network(images).sum().backward()
     return counter.get_total_flops() / views * 2 * config.batch_size
 
 

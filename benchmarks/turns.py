@@ -84,7 +84,7 @@ class Player:
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """GB: the peak of this process and its workers, how much of it is the mapped picture file, and the GPU's peak."""
+    """GB: the peak of this process and its workers, how much of it is the mapped image file, and the GPU's peak."""
     pids = [os.getpid()]
     for task in Path("/proc/self/task").glob("*/children"):
         pids += [int(pid) for pid in task.read_text(encoding="utf-8").split()]

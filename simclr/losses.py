@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from simclr import distributed
 from simclr.errors import InputError
+from simclr.system import distributed
 
 # Logits that are held at once: 16 MB in float32. Up to a batch of 1,024 that is all of them; beyond, larger chunks are
 # no faster (benchmarks/contrastive.py).
@@ -26,36 +26,36 @@ class InfoNCE(NamedTuple):
 def info_nce(embeddings: Tensor, temperature: float, chunk_logits: int = CHUNK_LOGITS) -> InfoNCE:
     """Normalised temperature-scaled cross-entropy over all pairs of views (NT-Xent; Chen et al. 2020, eq. 1).
 
-    embeddings: [V, N, D], V views of N pictures, any scale. They are compared in float32, in float64 if they are that.
+    embeddings: [V, N, D], V views of N images, any scale. They are compared in float32, in float64 if they are that.
     temperature: > 0, divides cosine similarities; 0.07 gives logits within ±14.3.
     chunk_logits: about how many logits to hold in memory at once. Where all are more, anchors are taken in parts whose
     logits are computed a second time for the gradient, and memory grows with V·N instead of its square.
 
     The candidates of an anchor are the V·N - 1 other views of the batch, itself excluded. With two views this is the
-    paper's loss; with more, the mean over all ordered pairs of views of one picture. Identical embeddings give
+    paper's loss; with more, the mean over all ordered pairs of views of one image. Identical embeddings give
     log(V·N - 1). The rank is 0 where the positive is strictly the most similar candidate; ties count against it, so
     that a collapsed encoder scores 0 % and not 100 %.
 
-    Of several processes, each with N pictures, every one takes the mean over its own anchors, against the views of all:
+    Of several processes, each with N images, every one takes the mean over its own anchors, against the views of all:
     their mean, and the mean of their gradients, are those of one process with the whole batch.
 
     Raises InputError for fewer than two views or a temperature that is not positive.
     """
     if embeddings.ndim != 3 or embeddings.shape[0] < 2:
-        raise InputError(f"InfoNCE needs embeddings [views >= 2, pictures, dimension], got {list(embeddings.shape)}")
+        raise InputError(f"InfoNCE needs embeddings [views >= 2, images, dimension], got {list(embeddings.shape)}")
     if not 0 < temperature < float("inf"):
         raise InputError(f"temperature must be greater than 0, got {temperature}; the recipe uses 0.07")
-    views, pictures, _ = embeddings.shape
+    views, images, _ = embeddings.shape
     # exp(1/0.07) is 1.6 million: half precision has neither the range nor the digits for these logits.
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
-        everyone = distributed.gather(unit).transpose(0, 1).flatten(1, 2)  # [V, pictures of all processes, D]
+        everyone = distributed.gather(unit).transpose(0, 1).flatten(1, 2)  # [V, images of all processes, D]
         total = everyone.shape[1]
         candidates = everyone.flatten(0, 1)
-        # Row by row: where among the candidates an anchor is itself. The k-th other view of its picture lies k·total
+        # Row by row: where among the candidates an anchor is itself. The k-th other view of its image lies k·total
         # rows further on, wrapping round.
-        picture = distributed.rank() * pictures + torch.arange(pictures, device=unit.device)
-        itself = (torch.arange(views, device=unit.device)[:, None] * total + picture).flatten()
+        image = distributed.rank() * images + torch.arange(images, device=unit.device)
+        itself = (torch.arange(views, device=unit.device)[:, None] * total + image).flatten()
         others = torch.arange(1, views, device=unit.device) * total
         positives = (itself[:, None] + others) % len(candidates)
 

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from simclr import distributed
 from simclr.augment import batched
 from simclr.augment.recipe import Recipe
-from simclr.batch import ViewBatch
-from simclr.data.datamodule import TwoViews
+from simclr.commands.launch import placement
+from simclr.data.batch import Views
 from simclr.data.shapes import Shapes
 from simclr.evaluation.features import extract
-from simclr.launch import placement
 from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import resnet18_encoder
 from simclr.models.batch_norm import synchronise_batch_norm
 from simclr.models.heads import ProjectionHead
 from simclr.optim.schedules import cosine
+from simclr.system import distributed
+from simclr.training.datamodule import TwoViews
 
 Numbers = dict[str, Tensor]
 
@@ -34,10 +34,10 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-class OneBadPicture(SimCLR):
-    """In the third step the last picture of the batch, which only the last process sees, is not a number."""
+class OneBadImage(SimCLR):
+    """In the third step the last image of the batch, which only the last process sees, is not a number."""
 
-    def compute(self, batch: ViewBatch) -> Mapping[str, Tensor]:
+    def compute(self, batch: Views) -> Mapping[str, Tensor]:
         if self.global_step == 2 and distributed.rank() == distributed.world_size() - 1:
             batch.views[:, -1] = torch.nan
         return super().compute(batch)
@@ -63,7 +63,7 @@ def own(whole: Tensor, dim: int) -> Tensor:
 
 
 def step_of(method: SimCLR) -> Numbers:
-    """Loss, gradient of every parameter and every running statistic after one step on eight pictures in float64."""
+    """Loss, gradient of every parameter and every running statistic after one step on eight images in float64."""
     method.double()
     network: nn.Module = _Loss(method)
     if distributed.world_size() > 1:
@@ -83,7 +83,7 @@ class _Loss(nn.Module):
         self.method = method
 
     def forward(self, views: Tensor) -> Tensor:
-        return self.method.compute(ViewBatch(views))["loss"]
+        return self.method.compute(Views(views))["loss"]
 
 
 def gradients() -> Numbers:
@@ -104,14 +104,14 @@ def short_run() -> Numbers:
 
 
 def skipped_step() -> Numbers:
-    method = simclr(OneBadPicture, on_nan="skip")
+    method = simclr(OneBadImage, on_nan="skip")
     weights = after_six_steps(method)
     assert method.skipped_steps == 1
     return weights
 
 
 def after_six_steps(method: SimCLR) -> Numbers:
-    """Weights and buffers after two epochs of pictures with Lightning's Trainer in float64."""
+    """Weights and buffers after two epochs of images with Lightning's Trainer in float64."""
     recipe = Recipe(
         size=32,
         crop_scale=[0.3, 1.0],
@@ -148,12 +148,12 @@ def after_six_steps(method: SimCLR) -> Numbers:
 
 
 def features() -> Numbers:
-    """Of seven pictures, and of one, which leaves the second process without any."""
+    """Of seven images, and of one, which leaves the second process without any."""
     encoder = resnet18_encoder("standard")
     encoder.load_state_dict(simclr().backbone.state_dict())
-    pictures = Shapes(7, 1, 32, seed=0).load()
-    assert pictures.val is not None
-    return {"train": extract(encoder, pictures.train, "cpu"), "val": extract(encoder, pictures.val, "cpu")}
+    images = Shapes(7, 1, 32, seed=0).load()
+    assert images.val is not None
+    return {"train": extract(encoder, images.train, "cpu"), "val": extract(encoder, images.val, "cpu")}
 
 
 WORK = (gradients, gradients_in_parts, short_run, skipped_step, features)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from simclr.checkpoint import last_checkpoint, load_checkpoint
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 
 # Two test processes share the cores, with the commands that they start; threads of each would wait for each other's.
 torch.set_num_threads(1)
@@ -73,15 +73,15 @@ def no_hang() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def picture_bytes(pixels: np.ndarray, format: str = "PNG") -> bytes:
-    """uint8 [H, W, 3] or [H, W] as a picture file."""
+def image_bytes(pixels: np.ndarray, format: str = "PNG") -> bytes:
+    """uint8 [H, W, 3] or [H, W] as a image file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
     return file.getvalue()
 
 
 def tiny_imagenet_files() -> dict[str, bytes]:
-    """Tiny ImageNet's layout with 3 classes of 2 training pictures, one of them gray, and 4 validation pictures."""
+    """Tiny ImageNet's layout with 3 classes of 2 training images, one of them gray, and 4 validation images."""
     random = np.random.default_rng(0)
     wnids = ["n03", "n01", "n02"]
     files = {"wnids.txt": "\n".join(wnids).encode(), "words.txt": b"n01\tcat\n"}
@@ -89,12 +89,12 @@ def tiny_imagenet_files() -> dict[str, bytes]:
         for i in range(2):
             shape = (64, 64) if (wnid, i) == ("n01", 0) else (64, 64, 3)
             pixels = random.integers(0, 256, shape, dtype=np.uint8)
-            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = picture_bytes(pixels)
-        # The official listing names pictures that a subset lacks.
+            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = image_bytes(pixels)
+        # The official listing names images that a subset lacks.
         files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{wnid}_0.JPEG\t1\t2\t3\t4\n{wnid}_9.JPEG\t0\t0\t9\t9\n".encode()
     listing = []
     for i, wnid in enumerate(["n01", "n03", "n02", "n01"]):
-        files[f"val/images/val_{i}.JPEG"] = picture_bytes(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        files[f"val/images/val_{i}.JPEG"] = image_bytes(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
         listing.append(f"val_{i}.JPEG\t{wnid}\t{i}\t10\t20\t30")
     files["val/val_annotations.txt"] = "\n".join(listing).encode()
     files["test/images/test_0.JPEG"] = b"never read"
@@ -117,10 +117,10 @@ def write_folder(path: Path, files: dict[str, bytes]) -> Path:
 
 @pytest.fixture(scope="session")
 def real_subset() -> Path:
-    """The zip of real Tiny ImageNet pictures, where the machine has one."""
+    """The zip of real Tiny ImageNet images, where the machine has one."""
     path = REPOSITORY.parent / "shared" / "data" / "tiny-imagenet-200-subset.zip"
     if not path.exists():
-        pytest.skip("no real pictures at ../shared/data/tiny-imagenet-200-subset.zip")
+        pytest.skip("no real images at ../shared/data/tiny-imagenet-200-subset.zip")
     return path
 
 

@@ -12,10 +12,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from simclr import sweep
-from simclr.cli import clear_errors, run_command
-from simclr.requeue import Stop
-from simclr.run_directory import claimed
+from simclr.commands.app import clear_errors, run_command
+from simclr.runs import sweep
+from simclr.runs.directory import claimed
+from simclr.system.signals import Stop
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")

@@ -38,12 +38,12 @@ def test_a_program_that_fails_is_heard(run):
 @pytest.mark.slow
 def test_the_small_ones_print_their_tables(run, tmp_path):
     figures = tmp_path / "figures.json"
-    run("benchmarks/augment.py", "--pictures", 8, "--seconds", 0.01, "--json", figures, *SMALL)
+    run("benchmarks/augment.py", "--images", 8, "--seconds", 0.01, "--json", figures, *SMALL)
     engines = json.loads(figures.read_text())["milliseconds_a_view"]["engines"]
     assert {"batched", "torchvision transforms.v2 on tensors"} <= engines.keys()
     run("benchmarks/contrastive.py", "--batches", "8,16", "--json", tmp_path / "contrastive.json")
     assert json.loads((tmp_path / "contrastive.json").read_text())["batches"].keys() == {"8", "16"}
-    probe = run("benchmarks/probe.py", "--pictures", 400, "--features", 16, "--classes", 4)
+    probe = run("benchmarks/probe.py", "--images", 400, "--features", 16, "--classes", 4)
     assert "400 × 16, 4 classes: the whole protocol" in probe.stdout
     table = run("benchmarks/convolutions.py", "--views", 8, "--seconds", 0.01).stdout
     assert "3×3 /1  2×2×512 to 2×2×512" in table

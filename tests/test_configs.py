@@ -13,8 +13,8 @@ from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationResolutionError
 
 from simclr.augment.recipe import Recipe
-from simclr.cli import CONFIGS, build, compose_config
-from simclr.requeue import Stop
+from simclr.runs.compose import CONFIGS, build, compose_config
+from simclr.system.signals import Stop
 from tests.conftest import REPOSITORY, Run
 
 GROUPS = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
@@ -57,7 +57,7 @@ def test_experiments_compose_and_begin_with_how_to_run_them(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_train_a_step(experiment, tmp_path):
-    from train import train
+    from simclr.commands.train import train
 
     tiny = (
         "data=shapes",
@@ -177,7 +177,7 @@ def test_composed_without_a_record_of_the_choices_it_says_what_to_do(monkeypatch
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["data=shapes"])
-    with pytest.raises(InterpolationResolutionError, match=r"use simclr\.cli\.compose_config"):
+    with pytest.raises(InterpolationResolutionError, match=r"use simclr\.runs\.compose\.compose_config"):
         _ = config.name
 
 

@@ -14,20 +14,20 @@ from simclr.losses import info_nce, top_k
 
 
 def algorithm_1(embeddings: torch.Tensor, temperature: float) -> float:
-    """Chen et al. 2020, Algorithm 1, line by line: z_{2k-1} and z_{2k} are the two views of picture k."""
-    views, pictures, _ = embeddings.shape
+    """Chen et al. 2020, Algorithm 1, line by line: z_{2k-1} and z_{2k} are the two views of image k."""
+    views, images, _ = embeddings.shape
     assert views == 2
     z = {}
-    for k in range(1, pictures + 1):
+    for k in range(1, images + 1):
         z[2 * k - 1], z[2 * k] = embeddings[0, k - 1].double(), embeddings[1, k - 1].double()
-    n = 2 * pictures
+    n = 2 * images
     s = {(i, j): (z[i] @ z[j] / (z[i].norm() * z[j].norm())).item() for i in z for j in z}
 
     def ell(i: int, j: int) -> float:
         denominator = sum(math.exp(s[i, k] / temperature) for k in range(1, n + 1) if k != i)
         return -math.log(math.exp(s[i, j] / temperature) / denominator)
 
-    return sum(ell(2 * k - 1, 2 * k) + ell(2 * k, 2 * k - 1) for k in range(1, pictures + 1)) / n
+    return sum(ell(2 * k - 1, 2 * k) + ell(2 * k, 2 * k - 1) for k in range(1, images + 1)) / n
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
@@ -81,7 +81,7 @@ def test_low_temperature_is_finite_under_half_precision():
 
 
 def test_rank_counts_the_candidates_that_beat_the_positive():
-    # On a circle: the views of picture 0 are 10° apart and view 1 of picture 1 lies between them; its view 2 is far.
+    # On a circle: the views of image 0 are 10° apart and view 1 of image 1 lies between them; its view 2 is far.
     angles = torch.tensor([[0.0, 4.0], [10.0, 90.0]]).deg2rad()
     rank = info_nce(torch.stack([angles.cos(), angles.sin()], dim=-1), 0.07).rank
     assert rank.tolist() == [1, 2, 1, 0 + 1]
@@ -109,7 +109,7 @@ def test_chunks_change_neither_value_nor_gradient_nor_rank(chunk_logits):
 
 @pytest.mark.slow
 def test_chunks_bound_the_memory():
-    """4,096 pictures have 268 MB of logits, and autograd keeps several copies; in chunks of 8 MB it is a tenth."""
+    """4,096 images have 268 MB of logits, and autograd keeps several copies; in chunks of 8 MB it is a tenth."""
     grown = {}
     for chunk_logits in (2**21, 2**30):
         program = f"""

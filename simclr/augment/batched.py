@@ -1,6 +1,6 @@
-"""The batched engine: whole batches on their own device, every picture with its own draw.
+"""The batched engine: whole batches on their own device, every image with its own draw.
 
-Operations take pictures [B, 3, H, W], float32 in [0, 1], and one parameter a picture, [B]; they return the same shape.
+Operations take images [B, 3, H, W], float32 in [0, 1], and one parameter a image, [B]; they return the same shape.
 Each agrees with torchvision's operation of the same name at the same parameter.
 
 What makes it fast is few passes over the pixels, each of a kind that vectorises: docs/performance.md has the price of
@@ -21,68 +21,68 @@ LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision and PIL use it
 CPU_PIXELS = 2**18  # that a CPU works on at a time, so that what one operation wrote the next finds in its cache
 
 
-def augment(pictures: Tensor, draws: Draws, recipe: Recipe, fused: bool = False) -> Tensor:
-    """One augmented view of every picture.
+def augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool = False) -> Tensor:
+    """One augmented view of every image.
 
-    pictures: uint8 [B, H, W, 3] on any device. fused: run the colour operations through torch.compile, where it works.
+    images: uint8 [B, H, W, 3] on any device. fused: run the colour operations through torch.compile, where it works.
     Returns float32 [B, 3, size, size] in [0, 1] on that device.
     """
-    part = max(1, CPU_PIXELS // recipe.size**2) if pictures.device.type == "cpu" else len(pictures)
-    parts = zip(pictures.split(part), *(field.split(part) for field in draws), strict=True)
+    part = max(1, CPU_PIXELS // recipe.size**2) if images.device.type == "cpu" else len(images)
+    parts = zip(images.split(part), *(field.split(part) for field in draws), strict=True)
     views = [_augment(some, Draws(*their_draws), recipe, fused) for some, *their_draws in parts]
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
-def _augment(pictures: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
-    view = resized_crop(pictures, draws, recipe.size)
+def _augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
+    view = resized_crop(images, draws, recipe.size)
     _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
     view = color_jitter(view, draws, fused)
     _apply(grayscale, view, draws.grayscale)
     return gaussian_blur(view, draws.sigma, recipe.blur_kernel)
 
 
-def _apply(operation: Callable[..., Tensor], pictures: Tensor, chosen: Tensor, *parameters: Tensor) -> None:
-    """Replace, in place, the pictures marked in `chosen` by operation(pictures, *parameters) of those alone.
+def _apply(operation: Callable[..., Tensor], images: Tensor, chosen: Tensor, *parameters: Tensor) -> None:
+    """Replace, in place, the images marked in `chosen` by operation(images, *parameters) of those alone.
 
     chosen (bool) and parameters, each [B], are on the CPU: picking the subset there spares a GPU the wait for its size.
     """
     index = chosen.nonzero().squeeze(1)
     if len(index) == 0:
         return
-    on_device = _beside(pictures, index)
-    own = (_beside(pictures, parameter[index]) for parameter in parameters)
-    pictures.index_copy_(0, on_device, operation(pictures.index_select(0, on_device), *own))
+    on_device = _beside(images, index)
+    own = (_beside(images, parameter[index]) for parameter in parameters)
+    images.index_copy_(0, on_device, operation(images.index_select(0, on_device), *own))
 
 
-def _beside(pictures: Tensor, drawn: Tensor) -> Tensor:
-    """`drawn`, which is on the CPU, on the device of `pictures`, without waiting for it."""
-    return drawn.to(pictures.device, non_blocking=True)
+def _beside(images: Tensor, drawn: Tensor) -> Tensor:
+    """`drawn`, which is on the CPU, on the device of `images`, without waiting for it."""
+    return drawn.to(images.device, non_blocking=True)
 
 
 def _broadcast(parameter: Tensor) -> Tensor:
     return parameter[:, None, None, None]
 
 
-def resized_crop(pictures: Tensor, draws: Draws, size: int) -> Tensor:
+def resized_crop(images: Tensor, draws: Draws, size: int) -> Tensor:
     """Crop, resize (bilinear, anti-aliased) to size × size, and flip: uint8 [B, H, W, 3] to float [B, 3, size, size].
 
-    Resizing is linear in rows and in columns: each row of the view is the weighted sum of a few rows of the picture
+    Resizing is linear in rows and in columns: each row of the view is the weighted sum of a few rows of the image
     (two, unless the crop shrinks), then each column of a few columns; the flip only reverses the order of these.
     """
-    batch, height, width, channels = pictures.shape
-    planes = pictures.permute(0, 3, 1, 2).reshape(-1, width)  # a line for each row of each channel
-    first_line = torch.arange(0, len(planes), height, device=pictures.device).view(batch, channels, 1)
+    batch, height, width, channels = images.shape
+    planes = images.permute(0, 3, 1, 2).reshape(-1, width)  # a line for each row of each channel
+    first_line = torch.arange(0, len(planes), height, device=images.device).view(batch, channels, 1)
     view: Tensor | None = None
     for source, weight in _taps(draws.top, draws.height, height, size):
-        lines = (first_line + _beside(pictures, source)[:, None]).flatten()
+        lines = (first_line + _beside(images, source)[:, None]).flatten()
         row = planes.index_select(0, lines).view(batch, channels, size, width).float()
-        view = _add_weighted(view, row, _beside(pictures, weight)[:, None, :, None])
+        view = _add_weighted(view, row, _beside(images, weight)[:, None, :, None])
     assert view is not None
     rows, view = view, None
     for source, weight in _taps(draws.left, draws.width, width, size, mirrored=draws.flip):
-        columns = _beside(pictures, source)[:, None, None].expand(batch, channels, size, size)
+        columns = _beside(images, source)[:, None, None].expand(batch, channels, size, size)
         column = rows.gather(3, columns)
-        view = _add_weighted(view, column, _beside(pictures, weight)[:, None, None])
+        view = _add_weighted(view, column, _beside(images, weight)[:, None, None])
     assert view is not None
     return view.div_(255).clamp_(0, 1)
 
@@ -117,28 +117,28 @@ def _taps(
     return ((pixel, weight / total) for pixel, weight in taps)
 
 
-def solarize(pictures: Tensor, threshold: int) -> Tensor:
+def solarize(images: Tensor, threshold: int) -> Tensor:
     """Invert the values at or above `threshold` (of 255)."""
-    inverted = torch.ge(pictures, threshold / 255, out=torch.empty_like(pictures))
-    return torch.addcmul(pictures, inverted, 1 - 2 * pictures)
+    inverted = torch.ge(images, threshold / 255, out=torch.empty_like(images))
+    return torch.addcmul(images, inverted, 1 - 2 * images)
 
 
-def color_jitter(pictures: Tensor, draws: Draws, fused: bool = False) -> Tensor:
-    """The four adjustments, in each picture's own order, for the pictures that draws.jitter marks.
+def color_jitter(images: Tensor, draws: Draws, fused: bool = False) -> Tensor:
+    """The four adjustments, in each image's own order, for the images that draws.jitter marks.
 
-    Three of them are blends, so whichever of the three is a picture's turn, one blend serves all pictures at once;
+    Three of them are blends, so whichever of the three is a image's turn, one blend serves all images at once;
     a factor of 1 leaves the others as they are.
     """
     blend, turn_hue = (_fused(_blend), _fused(adjust_hue)) if fused else (_blend, adjust_hue)
-    jittered = pictures
+    jittered = images
     for turn in draws.jitter_order.unbind(1):
         brightness, contrast, saturation, hue = (draws.jitter & (turn == which) for which in range(4))
         factor = torch.ones(len(turn))
         blends = ((brightness, draws.brightness), (contrast, draws.contrast), (saturation, draws.saturation))
         for chosen, drawn in blends:
             factor = torch.where(chosen, drawn, factor)
-        per_picture = (_beside(pictures, one) for one in (factor, contrast.float(), saturation.float()))
-        jittered = blend(jittered, *per_picture)
+        per_image = (_beside(images, one) for one in (factor, contrast.float(), saturation.float()))
+        jittered = blend(jittered, *per_image)
         _apply(turn_hue, jittered, hue, draws.hue)
     return jittered
 
@@ -148,37 +148,37 @@ def _fused(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(operation, dynamic=True)
 
 
-def _luma(pictures: Tensor) -> Tensor:
-    red, green, blue = pictures.split(1, dim=1)
+def _luma(images: Tensor) -> Tensor:
+    red, green, blue = images.split(1, dim=1)
     return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def _blend(pictures: Tensor, factor: Tensor, to_mean: Tensor | float, to_gray: Tensor | float) -> Tensor:
-    """Blend with the picture's mean gray (to_mean 1), its own grayscale (to_gray 1) or black (both 0)."""
-    gray = _luma(pictures)
+def _blend(images: Tensor, factor: Tensor, to_mean: Tensor | float, to_gray: Tensor | float) -> Tensor:
+    """Blend with the image's mean gray (to_mean 1), its own grayscale (to_gray 1) or black (both 0)."""
+    gray = _luma(images)
     mean = gray.mean(dim=(1, 2, 3))
     other = torch.addcmul(_broadcast((1 - factor) * to_mean * mean), gray, _broadcast((1 - factor) * to_gray))
-    return torch.addcmul(other, pictures, _broadcast(factor)).clamp_(0, 1)
+    return torch.addcmul(other, images, _broadcast(factor)).clamp_(0, 1)
 
 
-def adjust_brightness(pictures: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with black."""
-    return _blend(pictures, factor, to_mean=0, to_gray=0)
+    return _blend(images, factor, to_mean=0, to_gray=0)
 
 
-def adjust_contrast(pictures: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the picture's mean gray."""
-    return _blend(pictures, factor, to_mean=1, to_gray=0)
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the image's mean gray."""
+    return _blend(images, factor, to_mean=1, to_gray=0)
 
 
-def adjust_saturation(pictures: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the picture's own grayscale."""
-    return _blend(pictures, factor, to_mean=0, to_gray=1)
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the image's own grayscale."""
+    return _blend(images, factor, to_mean=0, to_gray=1)
 
 
-def adjust_hue(pictures: Tensor, shift: Tensor) -> Tensor:
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue by `shift` (in turns); value and saturation stay."""
-    red, green, blue = pictures.unbind(1)
+    red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = (value - low).mul_(6)  # in sixths of a turn, as hues below are in turns
@@ -198,19 +198,19 @@ def adjust_hue(pictures: Tensor, shift: Tensor) -> Tensor:
     return torch.stack(turned, dim=1)
 
 
-def grayscale(pictures: Tensor) -> Tensor:
+def grayscale(images: Tensor) -> Tensor:
     """Gray in all three channels."""
-    return _luma(pictures).expand_as(pictures)
+    return _luma(images).expand_as(images)
 
 
-def gaussian_blur(pictures: Tensor, sigma: Tensor, kernel: int) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected; sigma, [B], is on the CPU."""
-    batch, channels, height, width = pictures.shape
+    batch, channels, height, width = images.shape
     half = kernel // 2
     line = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma[:, None]) ** 2)
-    line = _beside(pictures, line / line.sum(dim=1, keepdim=True))
+    line = _beside(images, line / line.sum(dim=1, keepdim=True))
     square = line[:, :, None] * line[:, None, :]
-    # Every channel of every picture is a channel, with a kernel of its own, of one picture.
-    padded = F.pad(pictures, (half, half, half, half), mode="reflect").flatten(0, 1)[None]
+    # Every channel of every image is a channel, with a kernel of its own, of one image.
+    padded = F.pad(images, (half, half, half, half), mode="reflect").flatten(0, 1)[None]
     blurred = F.conv2d(padded, square.repeat_interleave(channels, dim=0)[:, None], groups=batch * channels)
     return blurred.view(batch, channels, height, width).clamp_(0, 1)

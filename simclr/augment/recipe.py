@@ -1,4 +1,4 @@
-"""What the augmentation is: its parameters, and the random draws that one view of every picture of a batch gets."""
+"""What the augmentation is: its parameters, and the random draws that one view of every image of a batch gets."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simclr.checks import MAX_SIZE, MIN_SIZE, is_finite, is_whole
 from simclr.errors import InputError
-from simclr.numbers import is_finite, is_whole
 
-MIN_SIZE, MAX_SIZE = 8, 4096  # pixels along the side of a view
 MAX_STRENGTH = 100  # of brightness, contrast and saturation; float32 blends stay finite
 PAIRS = {"crop_scale": (1e-6, 1), "crop_ratio": (0.01, 100), "blur_sigma": (1e-3, 1e3)}  # bounds of [low, high]
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often before it falls back to a centre crop
 
 
 class Draws(NamedTuple):
-    """One view's random choices for N pictures; every field is a CPU tensor whose first dimension is N.
+    """One view's random choices for N images; every field is a CPU tensor whose first dimension is N.
 
     Applying draws is deterministic, so an engine can be compared with another at the very same draws.
     """
@@ -92,7 +91,7 @@ class Recipe:
         check(self.blur_kernel // 2 < self.size, "blur_kernel", f"views are only {self.size} pixels wide")
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Draw one view for `count` pictures of height × width pixels."""
+        """Draw one view for `count` images of height × width pixels."""
 
         def uniform(low: float, high: float) -> Tensor:
             return torch.empty(count).uniform_(low, high, generator=generator)

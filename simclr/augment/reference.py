@@ -1,4 +1,4 @@
-"""The reference engine: torchvision's own operations, one picture at a time, at given draws.
+"""The reference engine: torchvision's own operations, one image at a time, at given draws.
 
 Slow and plain: it is what the batched engine is held against, and the pipeline that the study ran.
 """
@@ -10,19 +10,19 @@ from torchvision.transforms.v2 import functional as tv
 from simclr.augment.recipe import Draws, Recipe
 
 
-def augment(pictures: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
-    """One augmented view of every picture: uint8 [B, H, W, 3] to float32 [B, 3, size, size] in [0, 1]."""
+def augment(images: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+    """One augmented view of every image: uint8 [B, H, W, 3] to float32 [B, 3, size, size] in [0, 1]."""
     views = []
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         one = Draws(*(field[i] for field in draws))
-        views.append(augment_picture(picture.permute(2, 0, 1), one, recipe))
+        views.append(augment_image(image.permute(2, 0, 1), one, recipe))
     return torch.stack(views)
 
 
-def augment_picture(picture: Tensor, draw: Draws, recipe: Recipe) -> Tensor:
-    """One view of one picture: uint8 [3, H, W] to float32 [3, size, size]; `draw` holds one picture's scalars."""
+def augment_image(image: Tensor, draw: Draws, recipe: Recipe) -> Tensor:
+    """One view of one image: uint8 [3, H, W] to float32 [3, size, size]; `draw` holds one image's scalars."""
     box = (int(draw.top), int(draw.left), int(draw.height), int(draw.width))
-    view = tv.resized_crop(picture, *box, size=[recipe.size, recipe.size], antialias=True)
+    view = tv.resized_crop(image, *box, size=[recipe.size, recipe.size], antialias=True)
     if draw.flip:
         view = tv.horizontal_flip(view)
     if draw.solarize:

@@ -1,1 +1,1 @@
-"""Pictures: where they come from, the store they are kept in, and the batches of two views that training reads."""
+"""Images: where they come from, the store they are kept in, and the batches of two views that training reads."""

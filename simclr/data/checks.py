@@ -1,4 +1,4 @@
-"""What makes an accuracy on validation pictures say less than it seems to."""
+"""What makes an accuracy on validation images say less than it seems to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from simclr.data.archive import shown
+from simclr.data.files.archive import shown
 from simclr.data.store import ImageStore
 
 log = logging.getLogger(__name__)
@@ -16,13 +16,13 @@ NAMED = 5  # classes that a message names
 
 
 def in_both(train: ImageStore, val: ImageStore) -> int:
-    """How many validation pictures are, pixel by pixel, also training pictures."""
+    """How many validation images are, pixel by pixel, also training images."""
     return int(np.isin(val.digests, train.digests).sum())
 
 
 def leak_words(leaked: int, total: int) -> str:
-    """How so many of `total` validation pictures are spoken of, in the log and beside every figure taken on them."""
-    return f"LEAK: {leaked:,} of the {total:,} validation pictures are training pictures too"
+    """How so many of `total` validation images are spoken of, in the log and beside every figure taken on them."""
+    return f"LEAK: {leaked:,} of the {total:,} validation images are training images too"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -33,7 +33,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def warn_of_doubts(train: ImageStore, val: ImageStore | None) -> None:
-    """Say what makes accuracies on `val` doubtful: pictures that are trained on too, classes that one side lacks."""
+    """Say what makes accuracies on `val` doubtful: images that are trained on too, classes that one side lacks."""
     if val is None or val.labels is None or train.labels is None:
         return
     leaked = in_both(train, val)
@@ -42,14 +42,14 @@ def warn_of_doubts(train: ImageStore, val: ImageStore | None) -> None:
         log.warning("%s, which may flatter an accuracy by up to %.2f points.", leak_words(leaked, len(val)), points)
     if train.classes == val.classes:
         for labels, kind, effect in (
-            (train.labels, "training", "none of their pictures can be recognised"),
+            (train.labels, "training", "none of their images can be recognised"),
             (val.labels, "validation", "no accuracy speaks of them"),
         ):
             counts = np.bincount(labels, minlength=len(train.classes))
             absent = [train.classes[label] for label in np.flatnonzero(counts == 0)]
             if absent:
                 log.warning(
-                    "%d of the %d classes have no %s pictures, so %s: %s.",
+                    "%d of the %d classes have no %s images, so %s: %s.",
                     len(absent),
                     len(train.classes),
                     kind,

@@ -1,4 +1,4 @@
-"""Any folder tree of pictures, of any size, with or without labels."""
+"""Any folder tree of images, of any size, with or without labels."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from simclr.data.archive import FolderArchive, composed, path_of, shown
+from simclr.checks import is_finite, is_whole
 from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.decode import BITS, formats
+from simclr.data.files.archive import FolderArchive, composed, path_of, shown
+from simclr.data.files.decode import BITS, formats
 from simclr.data.split import disputed, stratified_split
-from simclr.data.store import ImageStore, Pictures, Plan, Split, check_size, open_store
+from simclr.data.store import ImageStore, Plan, Split, Splits, check_size, open_store
 from simclr.errors import InputError
-from simclr.numbers import is_finite, is_whole
 
 log = logging.getLogger(__name__)
 
 
-def picture_endings() -> set[str]:
+def image_endings() -> set[str]:
     """The endings, such as ".jpg", of the files that are decoded."""
     return {ending for ending, format in Image.registered_extensions().items() if format in formats()}
 
 
 class ImageFolder:
-    """The pictures below a folder, each scaled and centre-cropped to size × size.
+    """The images below a folder, each scaled and centre-cropped to size × size.
 
-    root: `root/train/...` and `root/val/...` where both exist; otherwise all pictures below root, of which
-    `val_fraction` become the validation pictures if there are labels (see `stratified_split`). A picture's label is the
-    first folder on its path; where some picture lies in no folder, or all lie in the same, there are no labels. One
+    root: `root/train/...` and `root/val/...` where both exist; otherwise all images below root, of which
+    `val_fraction` become the validation images if there are labels (see `stratified_split`). A image's label is the
+    first folder on its path; where some image lies in no folder, or all lie in the same, there are no labels. One
     name written in several ways of Unicode, as Linux and macOS do, is one class.
-    store: the folder for decoded pictures, None for beside root. bits: 8 to 16, how many of a gray picture of 16 bits
+    store: the folder for decoded images, None for beside root. bits: 8 to 16, how many of a gray image of 16 bits
     are in use, the lowest; they are scaled to the range from black to white.
     """
 
@@ -46,46 +46,44 @@ class ImageFolder:
         self.size, self.val_fraction, self.bits = size, val_fraction, bits
         self.store = None if store is None else path_of("data.store", store)
 
-    def load(self) -> Pictures:
-        """Open the store, after decoding the pictures if need be. Raises InputError for unusable data."""
+    def load(self) -> Splits:
+        """Open the store, after decoding the images if need be. Raises InputError for unusable data."""
         if not self.root.is_dir():
-            raise InputError(f"data.root={shown(self.root)} is not a folder; give one that holds pictures")
-        archive = FolderArchive(self.root, picture_endings())
-        pictures = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store, self.bits)
-        warn_of_little_contrast(pictures)
-        if pictures.val is None and pictures.train.labels is not None:
-            pictures = self._split(pictures.train, pictures.train.labels)
-        for names in _alike(pictures.train.classes):
+            raise InputError(f"data.root={shown(self.root)} is not a folder; give one that holds images")
+        archive = FolderArchive(self.root, image_endings())
+        images = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store, self.bits)
+        warn_of_little_contrast(images)
+        if images.val is None and images.train.labels is not None:
+            images = self._split(images.train, images.train.labels)
+        for names in _alike(images.train.classes):
             log.warning("The classes %s differ in case or blanks alone; are they one?", listed(names))
         log.info(
-            "%s: %s training pictures, %s validation pictures, %s.",
+            "%s: %s training images, %s validation images, %s.",
             shown(self.root),
-            f"{len(pictures.train):,}",
-            f"{0 if pictures.val is None else len(pictures.val):,}",
-            f"{len(pictures.train.classes)} classes"
-            if pictures.train.classes
+            f"{len(images.train):,}",
+            f"{0 if images.val is None else len(images.val):,}",
+            f"{len(images.train.classes)} classes"
+            if images.train.classes
             else "no labels (which take folders of two classes)",
         )
-        return pictures
+        return images
 
-    def _split(self, every: ImageStore, labels: np.ndarray) -> Pictures:
+    def _split(self, every: ImageStore, labels: np.ndarray) -> Splits:
         repeats, unclear = len(every) - len(np.unique(every.digests)), disputed(labels, every.digests).sum()
         if repeats:
-            log.info("%s pictures repeat others; copies stay together, on one side of the split.", f"{repeats:,}")
+            log.info("%s images repeat others; copies stay together, on one side of the split.", f"{repeats:,}")
         if unclear:
-            log.warning(
-                "%s pictures have a copy in another class; they are trained on, and not judged.", f"{unclear:,}"
-            )
+            log.warning("%s images have a copy in another class; they are trained on, and not judged.", f"{unclear:,}")
         held_out = stratified_split(labels, every.digests, self.val_fraction)
         if not held_out.any():
-            log.warning("No class has two different pictures, one to train on and one to hold out.")
-            return Pictures(every, None)
-        return Pictures(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
+            log.warning("No class has two different images, one to train on and one to hold out.")
+            return Splits(every, None)
+        return Splits(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
 
     def _plan(self, archive: FolderArchive) -> Plan:
         names = sorted(archive.names(), key=lambda name: (composed(name), name))  # the same order on every system
         if not names:
-            raise InputError(f"data.root={shown(self.root)} holds no pictures (files that end in .jpg, .png, ...)")
+            raise InputError(f"data.root={shown(self.root)} holds no images (files that end in .jpg, .png, ...)")
         split = (self.root / "train").is_dir() and (self.root / "val").is_dir()
         members: dict[str, list[str]] = {"train/": [], "val/": []} if split else {"": []}
         for name in names:
@@ -94,7 +92,7 @@ class ImageFolder:
                     members[top].append(name)
         for top, found in members.items():
             if not found:
-                raise InputError(f"{shown(self.root / top)} holds no pictures (files that end in .jpg, .png, ...)")
+                raise InputError(f"{shown(self.root / top)} holds no images (files that end in .jpg, .png, ...)")
 
         def class_of(top: str, name: str) -> str:
             return composed(folder_of(top, name))

@@ -1,8 +1,8 @@
-"""Procedural pictures: ten shapes under nuisance colour, position, scale, rotation and texture. Nothing to download.
+"""Procedural images: ten shapes under nuisance colour, position, scale, rotation and texture. Nothing to download.
 
-A picture scatters copies of one shape, each copy with its own colour, place, size and turn, over a striped ground. What
-two crops of it share is the shape; so a method that makes views of a picture alike has to find the shape, and k-NN
-accuracy on it shows whether it did. (With one copy in a picture, its colour and place tell pictures apart as well as
+A image scatters copies of one shape, each copy with its own colour, place, size and turn, over a striped ground. What
+two crops of it share is the shape; so a method that makes views of a image alike has to find the shape, and k-NN
+accuracy on it shows whether it did. (With one copy in a image, its colour and place tell images apart as well as
 its shape does, and a contrastive loss learns those instead.)
 """
 
@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simclr.data.store import ImageStore, Pictures, check_size
+from simclr.checks import MAX_SEED, is_whole
+from simclr.data.store import ImageStore, Splits, check_size
 from simclr.errors import InputError
-from simclr.numbers import MAX_SEED, is_whole
 
 Field = np.ndarray  # float32 [B, H, W]: coordinates, or distance to an outline (negative inside)
 
-CHUNK, CHUNK_PIXELS = 512, 2**21  # pictures, and pixels in all, rendered at once; bounds the memory
-MAX_BYTES = 2**34  # that the pictures of a split may take
-LATTICE = 2  # copies of the shape along each side of a picture
+CHUNK, CHUNK_PIXELS = 512, 2**21  # images, and pixels in all, rendered at once; bounds the memory
+MAX_BYTES = 2**34  # that the images of a split may take
+LATTICE = 2  # copies of the shape along each side of a image
 TURN = np.pi / 4  # a copy is turned by at most this, either way
-UNIFORMS = 9 + 7 * (LATTICE + 1) ** 2  # random numbers a picture: ground and shift, then each copy
+UNIFORMS = 9 + 7 * (LATTICE + 1) ** 2  # random numbers a image: ground and shift, then each copy
 
 
 def _polygon(x: Field, y: Field, corners: int, inradius: float) -> Field:
@@ -66,9 +66,9 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
 
 
 class Shapes:
-    """`train_count` training and `val_count` validation pictures of size × size pixels, ten classes in equal shares.
+    """`train_count` training and `val_count` validation images of size × size pixels, ten classes in equal shares.
 
-    Picture i of a split is a function of the seed, the split and i: a larger count adds pictures and changes none.
+    Image i of a split is a function of the seed, the split and i: a larger count adds images and changes none.
     Raises InputError for counts, size (pixels) or seed out of range.
     """
 
@@ -78,15 +78,15 @@ class Shapes:
             if not is_whole(value) or value < 1:
                 raise InputError(f"data.{name}={value} is not usable; it is a whole number, 1 or more")
             if value * size * size * 3 > MAX_BYTES:
-                raise InputError(f"data.{name}={value} pictures of data.size={size} take too much memory; use fewer")
+                raise InputError(f"data.{name}={value} images of data.size={size} take too much memory; use fewer")
         if not is_whole(seed) or not 0 <= seed <= MAX_SEED:
             raise InputError(f"data.seed={seed} is not usable; it is a whole number, 0 to {MAX_SEED}")
         self.counts = {"train": train_count, "val": val_count}
         self.size, self.seed = size, seed
 
-    def load(self) -> Pictures:
+    def load(self) -> Splits:
         """Render both splits into memory."""
-        return Pictures(*(self._render(stream, split) for stream, split in enumerate(self.counts)))
+        return Splits(*(self._render(stream, split) for stream, split in enumerate(self.counts)))
 
     def _render(self, stream: int, split: str) -> ImageStore:
         count = self.counts[split]
@@ -99,13 +99,13 @@ class Shapes:
             for start in range(0, len(members), at_once):
                 chunk = members[start : start + at_once]
                 pixels[chunk] = _draw(unit[chunk], self.size, outline)
-        # Not of the pixels: another processor may round one of them another way, and these are the same pictures.
+        # Not of the pixels: another processor may round one of them another way, and these are the same images.
         key = f"shapes {split} {count} {self.size} px seed {self.seed}"
         return ImageStore.of(pixels, labels, classes=list(SHAPES), key=key)
 
 
 def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field]) -> np.ndarray:
-    """Pictures uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers."""
+    """Images uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers."""
     columns = iter(np.moveaxis(unit, 1, 0)[:, :, None, None])
 
     def uniform(low: float, high: float) -> np.ndarray:
@@ -114,12 +114,12 @@ def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field])
     def colour(low: float, high: float) -> np.ndarray:
         return np.stack([uniform(low, high) for _ in range(3)], axis=-1)
 
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1  # the picture spans [-1, 1]
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1  # the image spans [-1, 1]
     grid_y, grid_x = np.meshgrid(axis, axis, indexing="ij")
     direction, phase = uniform(0, np.pi), uniform(0, 2 * np.pi)
     along = grid_x * np.cos(direction) + grid_y * np.sin(direction)
     stripes = np.sin(along * uniform(3, 16) + phase) * uniform(0, 0.1)
-    picture = colour(0.6, 1) + stripes[..., None]
+    image = colour(0.6, 1) + stripes[..., None]
     # A lattice of copies with a margin of one, moved as a whole by up to one cell, each copy moved a little more.
     cell = 2 / LATTICE
     shift_x, shift_y = uniform(-1, 0) * cell, uniform(-1, 0) * cell
@@ -129,7 +129,7 @@ def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field])
             y = grid_y + 1 - (row + 0.5 + uniform(-0.1, 0.1)) * cell - shift_y
             radius, turn = uniform(0.3, 0.475) * cell, uniform(-TURN, TURN)
             cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
-            distance = outline(x * cos + y * sin, y * cos - x * sin) * radius  # in half picture widths
+            distance = outline(x * cos + y * sin, y * cos - x * sin) * radius  # in half image widths
             cover = np.clip(0.5 - distance * size / 2, 0, 1)[..., None]  # one pixel of anti-aliasing
-            picture = cover * colour(0, 0.5) + (1 - cover) * picture
-    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+            image = cover * colour(0, 0.5) + (1 - cover) * image
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)

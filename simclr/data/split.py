@@ -1,4 +1,4 @@
-"""Which of the labelled pictures of one tree are held out for validation."""
+"""Which of the labelled images of one tree are held out for validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def disputed(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
-    """Which pictures have a copy of another label: bool [N]. labels: int64 [N]; digests: S16 [N], equal for copies."""
+    """Which images have a copy of another label: bool [N]. labels: int64 [N]; digests: S16 [N], equal for copies."""
     _, group = np.unique(digests, return_inverse=True)
     lowest, highest = np.full(len(labels), labels.max()), np.zeros(len(labels), labels.dtype)
     np.minimum.at(lowest, group, labels)
@@ -15,10 +15,10 @@ def disputed(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
 
 
 def stratified_split(labels: np.ndarray, digests: np.ndarray, fraction: float) -> np.ndarray:
-    """Which pictures to hold out: bool [N], a function of the arguments alone.
+    """Which images to hold out: bool [N], a function of the arguments alone.
 
     labels: int64 [N]. digests: S16 [N], equal for copies, which stay on one side; copies of several labels are never
-    held out. Of each class `fraction` is held out, but at least one picture where it has two, and one is left to train
+    held out. Of each class `fraction` is held out, but at least one image where it has two, and one is left to train
     on.
     """
     random = np.random.default_rng(len(labels))
@@ -37,7 +37,7 @@ def stratified_split(labels: np.ndarray, digests: np.ndarray, fraction: float) -
 
 
 def _wanted(counts: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
-    """How many pictures to hold out of classes of so many: each class its share, by largest remainder."""
+    """How many images to hold out of classes of so many: each class its share, by largest remainder."""
     share = fraction * counts
     wanted = np.maximum(np.floor(share), counts >= 2).astype(int)
     # Shuffled: of classes with equal remainders none is preferred for its name.
@@ -48,7 +48,7 @@ def _wanted(counts: np.ndarray, fraction: float, random: np.random.Generator) ->
 
 
 def _chosen(groups: dict[int, None], copies: np.ndarray, wanted: int, count: int) -> list[int]:
-    """The first of a class's `groups` of copies that make up `wanted` of its `count` pictures, or one where none do."""
+    """The first of a class's `groups` of copies that make up `wanted` of its `count` images, or one where none do."""
     chosen = []
     for group in groups:
         if copies[group] <= wanted:

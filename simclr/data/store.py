@@ -1,4 +1,4 @@
-"""The picture store: every picture of a data set as uint8 in one memory-mapped array, built once, read at once."""
+"""The image store: every image of a data set as uint8 in one memory-mapped array, built once, read at once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from simclr.augment.recipe import MAX_SIZE, MIN_SIZE
-from simclr.data.archive import Archive, shown
-from simclr.data.decode import BITS, Decoder
+from simclr.checks import MAX_SIZE, MIN_SIZE, is_whole
+from simclr.data.files.archive import Archive, shown
+from simclr.data.files.decode import BITS, Decoder
 from simclr.errors import InputError
-from simclr.files import to_disk
-from simclr.locks import locked
-from simclr.numbers import is_whole
+from simclr.system.files import to_disk
+from simclr.system.locks import locked
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when the files below change, or what they hold of a picture; older stores are rebuilt
-# What may be known of pictures: its type, and its shape for one of them.
+FORMAT = 3  # raise it when the files below change, or what they hold of a image; older stores are rebuilt
+# What may be known of images: its type, and its shape for one of them.
 KNOWN: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
     "labels": (np.int64, ()),
     "boxes": (np.int16, (4,)),
@@ -39,11 +38,11 @@ KNOWN: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Pictures of one size with what is known about them.
+    """Images of one size with what is known about them.
 
     pixels: uint8 [M, H, W, 3], usually memory-mapped; rows: int64 [N], which of them belong to this store, in order.
     labels: int64 [N] or None. boxes: int16 [N, 4] (x0, y0, x1, y1 in pixels, -1 where unknown) or None.
-    digests: S16 [N], equal for pictures that are equal pixel by pixel. classes: the names that labels index.
+    digests: S16 [N], equal for images that are equal pixel by pixel. classes: the names that labels index.
     key: equal for equal contents (pixels in their order, labels, boxes, classes), wherever they came from.
     """
 
@@ -76,11 +75,11 @@ class ImageStore:
         return len(self.rows)
 
     def gather(self, indices: np.ndarray | slice) -> Tensor:
-        """The pictures at `indices` of this store, copied: uint8 [B, H, W, 3]."""
+        """The images at `indices` of this store, copied: uint8 [B, H, W, 3]."""
         return torch.from_numpy(self.pixels[self.rows[indices]])
 
     def select(self, indices: np.ndarray) -> ImageStore:
-        """A store of the pictures at `indices`, in that order; the pixels are shared, not copied."""
+        """A store of the images at `indices`, in that order; the pixels are shared, not copied."""
         return replace(
             self,
             rows=self.rows[indices],
@@ -91,13 +90,13 @@ class ImageStore:
         )
 
     def first_of_shuffle(self, limit: int) -> ImageStore:
-        """The first `limit` pictures of a shuffle that depends on the number of pictures alone, not on the run."""
+        """The first `limit` images of a shuffle that depends on the number of images alone, not on the run."""
         if not is_whole(limit) or limit < 1:
-            raise InputError(f"limit_images={limit} leaves no pictures; use null for all of them")
+            raise InputError(f"limit_images={limit} leaves no images; use null for all of them")
         return self.select(np.random.default_rng(len(self)).permutation(len(self))[:limit])
 
 
-class Pictures(NamedTuple):
+class Splits(NamedTuple):
     """What a data source yields: val is None where there is nothing to judge a representation with."""
 
     train: ImageStore
@@ -105,7 +104,7 @@ class Pictures(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The pictures that one split of a store is to hold: member names of the archive and what is known of each."""
+    """The images that one split of a store is to hold: member names of the archive and what is known of each."""
 
     names: list[str]
     labels: np.ndarray | None
@@ -120,8 +119,8 @@ class Plan(NamedTuple):
 
 
 def digests_of(pixels: np.ndarray) -> np.ndarray:
-    """A digest of every picture's pixels: S16 [N] of uint8 [N, H, W, 3]."""
-    return np.array([hashlib.blake2b(picture.data, digest_size=16).digest() for picture in pixels], "S16")
+    """A digest of every image's pixels: S16 [N] of uint8 [N, H, W, 3]."""
+    return np.array([hashlib.blake2b(image.data, digest_size=16).digest() for image in pixels], "S16")
 
 
 def check_size(size: int) -> None:
@@ -132,48 +131,48 @@ def check_size(size: int) -> None:
 
 def open_store(
     archive: Archive, size: int, plan: Callable[[], Plan], kind: str, parent: Path | None = None, bits: int = BITS
-) -> Pictures:
+) -> Splits:
     """The store of `archive`, decoded from it first if it is absent, half-built, damaged or older than its source.
 
-    size: pictures are kept at size × size. plan: called only where the store has to be built. kind: who makes the plan;
+    size: images are kept at size × size. plan: called only where the store has to be built. kind: who makes the plan;
     two kinds of source that read one folder do not share a store.
     parent: the folder that the store, itself a folder, is kept in; None for beside the source.
-    bits: of a gray picture of 16 bits, those in use.
+    bits: of a gray image of 16 bits, those in use.
 
     The store appears whole or not at all: it is built in a neighbouring folder under a lock, then renamed. A killed
     build leaves only that neighbour, which the next one clears away; of several processes that start together one
-    builds and the others wait. Raises InputError for a picture that cannot be decoded, a place that cannot be written
+    builds and the others wait. Raises InputError for a image that cannot be decoded, a place that cannot be written
     or a disk that is too small.
     """
     path = archive.path
     folder = (parent or path.parent) / f"{path.name.removesuffix('.zip')}.store-{size}"
     kind = kind if bits == BITS else f"{kind} of {bits} bits"
     fingerprint = f"format {FORMAT}, {kind}, {size} px, {archive.fingerprint()}"
-    pictures = _read(folder, fingerprint, size)
-    if pictures is not None:
-        return pictures
+    images = _read(folder, fingerprint, size)
+    if images is not None:
+        return images
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        waiting = partial(log.info, "Another process is decoding the pictures into %s; waiting for it.", shown(folder))
+        waiting = partial(log.info, "Another process is decoding the images into %s; waiting for it.", shown(folder))
         with locked(folder.with_name(f"{folder.name}.lock"), timeout=None, waiting=waiting):
-            pictures = _read(folder, fingerprint, size)
-            if pictures is None:
+            images = _read(folder, fingerprint, size)
+            if images is None:
                 _build(folder, archive, size, plan(), fingerprint, bits)
-                pictures = _read(folder, fingerprint, size)
+                images = _read(folder, fingerprint, size)
     except OSError as error:
         raise InputError(
-            f"cannot write the picture store {shown(folder)} ({error.strerror or error}); name a folder that can be "
+            f"cannot write the image store {shown(folder)} ({error.strerror or error}); name a folder that can be "
             "written, on a disk with room, with data.store=FOLDER"
         ) from error
-    if pictures is None:
+    if images is None:
         raise InputError(
-            f"the picture store {shown(folder)} does not read as it was written; name a folder on another disk with "
+            f"the image store {shown(folder)} does not read as it was written; name a folder on another disk with "
             "data.store=FOLDER"
         )
-    return pictures
+    return images
 
 
-def _read(folder: Path, fingerprint: str, size: int) -> Pictures | None:
+def _read(folder: Path, fingerprint: str, size: int) -> Splits | None:
     """The store in `folder`; None where there is none, or one that is damaged or of another fingerprint.
 
     Everything is held against the digest in meta.json but the pixels: only their shape, type and length are checked.
@@ -196,7 +195,7 @@ def _read(folder: Path, fingerprint: str, size: int) -> Pictures | None:
         stores = {
             name: ImageStore.of(pixels, *known, classes=meta["classes"]) for name, (pixels, known) in columns.items()
         }
-        return Pictures(stores["train"], stores.get("val"))
+        return Splits(stores["train"], stores.get("val"))
     except Exception:  # damage shows in many ways, and all have the same remedy
         return None
 
@@ -223,7 +222,7 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
     own = {"meta.json", *(f"{split}-{kind}.npy" for split in ("train", "val") for kind in ("pixels", *KNOWN))}
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
         raise InputError(
-            f"{shown(folder)} is in the way of the picture store and was not made by it; move it, or use data.store="
+            f"{shown(folder)} is in the way of the image store and was not made by it; move it, or use data.store="
         )
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it now
@@ -231,7 +230,7 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
     needed, free = sum(counts.values()) * size * size * 3, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
-            f"the picture store {shown(folder)} needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; free "
+            f"the image store {shown(folder)} needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; free "
             "some space or name a folder on another disk with data.store=FOLDER"
         )
     building.mkdir()
@@ -244,7 +243,7 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
             with (building / f"{name}-pixels.npy").open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (counts[name], size, size, 3)}
                 np.lib.format.write_array_header_1_0(file, header)
-                for batch in decoder.batches(split.names, f"Decoding {name} pictures"):
+                for batch in decoder.batches(split.names, f"Decoding {name} images"):
                     file.write(batch.data)
                     digests.append(digests_of(batch))
             for kind, values in zip(KNOWN, (split.labels, split.boxes, np.concatenate(digests)), strict=True):
@@ -257,12 +256,12 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
         for path in building.iterdir():
             to_disk(path)  # a power loss after the renaming must not leave pages of zeros, which nothing would notice
         if folder.exists():
-            log.info("Replacing %s, which is damaged, or of other pictures or an older format.", shown(folder))
+            log.info("Replacing %s, which is damaged, or of other images or an older format.", shown(folder))
             shutil.rmtree(folder)
         os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    log.info("Decoded %s pictures into %s.", f"{sum(counts.values()):,}", shown(folder))
+    log.info("Decoded %s images into %s.", f"{sum(counts.values()):,}", shown(folder))
     for remark in decoder.remarks():
         log.warning(remark)

@@ -1,4 +1,4 @@
-"""Tiny ImageNet (Le & Yang 2015): 200 classes, 64×64 pictures, 500 training and 50 validation pictures a class."""
+"""Tiny ImageNet (Le & Yang 2015): 200 classes, 64×64 images, 500 training and 50 validation images a class."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from simclr.data.archive import Archive, FolderArchive, ZipArchive, path_of, shown
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.download import download
-from simclr.data.store import Pictures, Plan, Split, check_size, open_store
+from simclr.data.files.archive import Archive, FolderArchive, ZipArchive, path_of, shown
+from simclr.data.files.download import download
+from simclr.data.store import Plan, Split, Splits, check_size, open_store
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class TinyImageNet:
     """The data set from its official zip, from the folder that unpacking it gives, or downloaded.
 
     root: the zip; or the unpacked folder (or the one that holds it); or a folder to download into.
-    size: pixels; 64 keeps the pictures as they are. store: the folder for decoded pictures, None for beside the source.
-    A subset in the official layout is as good; its true counts are logged. The unlabelled test pictures are not read.
+    size: pixels; 64 keeps the images as they are. store: the folder for decoded images, None for beside the source.
+    A subset in the official layout is as good; its true counts are logged. The unlabelled test images are not read.
     """
 
     def __init__(self, root: str, size: int, store: str | None = None) -> None:
@@ -39,19 +39,19 @@ class TinyImageNet:
         self.size = size
         self.store = None if store is None else path_of("data.store", store)
 
-    def load(self) -> Pictures:
+    def load(self) -> Splits:
         """Open the store, after downloading and decoding what is missing. Raises InputError for unusable data."""
         archive = self._find()
-        pictures = open_store(archive, self.size, lambda: _Layout(archive).plan(), "tiny_imagenet", self.store)
-        assert pictures.val is not None
-        warn_of_little_contrast(pictures)
+        images = open_store(archive, self.size, lambda: _Layout(archive).plan(), "tiny_imagenet", self.store)
+        assert images.val is not None
+        warn_of_little_contrast(images)
         log.info(
-            "Tiny ImageNet: %s training pictures of %d classes, %s validation pictures.",
-            f"{len(pictures.train):,}",
-            len(pictures.train.classes),
-            f"{len(pictures.val):,}",
+            "Tiny ImageNet: %s training images of %d classes, %s validation images.",
+            f"{len(images.train):,}",
+            len(images.train.classes),
+            f"{len(images.val):,}",
         )
-        return pictures
+        return images
 
     def _find(self) -> Archive:
         root = self.root
@@ -99,7 +99,7 @@ class _Layout:
             raise self._error(f"has no readable {name} ({error})", f"fetch {URL} again") from error
 
     def plan(self) -> Plan:
-        """The training and validation pictures with labels and boxes."""
+        """The training and validation images with labels and boxes."""
         classes = self._text("wnids.txt").split()
         if not classes:
             raise self._error("names no class in wnids.txt", f"fetch {URL} again")
@@ -118,22 +118,22 @@ class _Layout:
             parts = name.split("/")
             if len(parts) == 4 and parts[0] == "train" and parts[2] == "images" and parts[1] in by_class:
                 by_class[parts[1]].append(name)
-        missing = [wnid for wnid, pictures in by_class.items() if not pictures]
+        missing = [wnid for wnid, images in by_class.items() if not images]
         if missing:
             raise self._error(
-                f"has no training pictures of {len(missing)} of the {len(classes)} classes in wnids.txt, "
+                f"has no training images of {len(missing)} of the {len(classes)} classes in wnids.txt, "
                 f"{missing[0]} first",
                 f"put them in train/{missing[0]}/images, or take the class out of wnids.txt",
             )
-        pictures, labels, boxes = [], [], []
+        images, labels, boxes = [], [], []
         for label, (wnid, members) in enumerate(by_class.items()):
             listing = f"train/{wnid}/{wnid}_boxes.txt"
             known = self._table(listing, columns=5) if listing in self.present else {}
             for name in members:
-                pictures.append(name)
+                images.append(name)
                 labels.append(label)
                 boxes.append([int(x) for x in known.get(PurePosixPath(name).name, NO_BOX)])
-        return Split(pictures, np.array(labels), np.array(boxes, np.int16))
+        return Split(images, np.array(labels), np.array(boxes, np.int16))
 
     def _table(self, listing: str, columns: int) -> dict[str, list[str]]:
         """The tab-separated rows of a listing by their first column; the last four columns are whole numbers, a box."""
@@ -155,23 +155,21 @@ class _Layout:
         label_of = {wnid: label for label, wnid in enumerate(classes)}
         annotations = self._table(listing, columns=6)
         if not annotations:
-            raise self._error(f"lists no picture in {listing}", f"fetch {URL} again")
+            raise self._error(f"lists no image in {listing}", f"fetch {URL} again")
         present = {PurePosixPath(name).name for name in self.names if name.startswith("val/images/")}
-        for picture, (wnid, *_) in annotations.items():
-            if picture not in present:
+        for image, (wnid, *_) in annotations.items():
+            if image not in present:
                 raise self._error(
-                    f"lists {picture} in {listing}, but has no val/images/{picture}",
+                    f"lists {image} in {listing}, but has no val/images/{image}",
                     "fetch the data set again, or take the line out",
                 )
             if wnid not in label_of:
-                raise self._error(
-                    f"gives {picture} the class {wnid} in {listing}", "wnids.txt does not list that class"
-                )
+                raise self._error(f"gives {image} the class {wnid} in {listing}", "wnids.txt does not list that class")
         stray = sorted(present - annotations.keys())
         if stray:
             raise self._error(f"has val/images/{stray[0]}, which {listing} does not list", "add its line or remove it")
         return Split(
-            [f"val/images/{picture}" for picture in annotations],
+            [f"val/images/{image}" for image in annotations],
             np.array([label_of[wnid] for wnid, *_ in annotations.values()]),
             np.array([[int(x) for x in box] for _, *box in annotations.values()], np.int16),
         )

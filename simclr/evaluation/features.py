@@ -1,4 +1,4 @@
-"""Features of un-augmented pictures under a frozen encoder, extracted once and kept."""
+"""Features of un-augmented images under a frozen encoder, extracted once and kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from simclr import distributed
 from simclr.data.store import ImageStore
-from simclr.files import replacing
+from simclr.system import distributed
+from simclr.system.files import replacing
 
 BATCH = 256
 
@@ -33,14 +33,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
-def clean(pictures: Tensor, rows: slice) -> Tensor:
-    """Un-augmented pictures as a network takes them: uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1]."""
-    # Stored pictures have their channels innermost; permute alone hands them over in that layout.
-    return pictures.permute(0, 3, 1, 2).float() / 255
+def clean(images: Tensor, rows: slice) -> Tensor:
+    """Un-augmented images as a network takes them: uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1]."""
+    # Stored images have their channels innermost; permute alone hands them over in that layout.
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
 def are_finite(*features: Tensor) -> bool:
-    """Whether all features [N, F] can be compared: no NaN, no infinity, none so large that a picture's length is."""
+    """Whether all features [N, F] can be compared: no NaN, no infinity, none so large that a image's length is."""
     return all(bool(x.norm(dim=1).isfinite().all()) for x in features)
 
 
@@ -51,30 +51,30 @@ def extract(
     progress: Callable[[int], None] | None = None,
     prepare: Callable[[Tensor, slice], Tensor] = clean,
 ) -> Tensor:
-    """Features of every picture of `store`, in order: float32 [N, F] on `device`. Several processes share the work.
+    """Features of every image of `store`, in order: float32 [N, F] on `device`. Several processes share the work.
 
-    encoder: pictures float [B, 3, H, W] in [0, 1] to features [B, F]; it is used in eval mode, in float32, and not one
-    of its tensors changes. progress: called with the number of pictures just done.
-    prepare: makes the network's input of pictures uint8 [B, H, W, 3], on `device`, given which rows of the store they
+    encoder: images float [B, 3, H, W] in [0, 1] to features [B, F]; it is used in eval mode, in float32, and not one
+    of its tensors changes. progress: called with the number of images just done.
+    prepare: makes the network's input of images uint8 [B, H, W, 3], on `device`, given which rows of the store they
     are; an augmentation, where it is not to be `clean`.
     """
     own, features = distributed.shard(len(store)), []
-    if own.start == own.stop:  # there are fewer pictures than processes; any one will do, it is not counted
+    if own.start == own.stop:  # there are fewer images than processes; any one will do, it is not counted
         own = slice(0, 1)
     with frozen(encoder):
         for start in range(own.start, own.stop, BATCH):
             rows = slice(start, min(start + BATCH, own.stop))
-            pictures = store.gather(rows).to(device)
-            features.append(encoder(prepare(pictures, rows)))
+            images = store.gather(rows).to(device)
+            features.append(encoder(prepare(images, rows)))
             if progress is not None:
-                progress(len(pictures))
+                progress(len(images))
     return distributed.gather_shards(torch.cat(features), len(store))
 
 
 def extract_with_cache(encoder: nn.Module, store: ImageStore, device: torch.device, folder: Path, title: str) -> Tensor:
-    """`extract` under a progress bar, kept in `folder` under a name made of the weights and the pictures.
+    """`extract` under a progress bar, kept in `folder` under a name made of the weights and the images.
 
-    Other weights or other pictures have another name, so what is read back is never stale. A file that cannot be read
+    Other weights or other images have another name, so what is read back is never stale. A file that cannot be read
     is made again. Several processes share the extraction; what was kept, the first alone reads and returns.
     """
     path = folder / f"{_digest(encoder, store)}.safetensors"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from simclr.augment import batched
 from simclr.augment.recipe import Recipe
+from simclr.checks import is_finite, is_whole
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
@@ -30,11 +31,10 @@ from simclr.evaluation.protocol import (
     hold_out,
     middle,
 )
-from simclr.numbers import is_finite, is_whole
-from simclr.randomness import generator
+from simclr.system.randomness import generator
 
 MOMENTUM = 0.9
-ENOUGH = 100  # pictures to try the learning rates on; more parts than that takes would cost whole trainings
+ENOUGH = 100  # images to try the learning rates on; more parts than that takes would cost whole trainings
 CROP_AND_FLIP: dict[str, Any] = {
     "crop_ratio": [3 / 4, 4 / 3],
     "flip_p": 0.5,
@@ -52,9 +52,9 @@ CROP_AND_FLIP: dict[str, Any] = {
 
 
 def balanced(labels: np.ndarray, share: float) -> np.ndarray:
-    """Which pictures keep their labels: of every class the same share, at least one; int64 indices, ascending.
+    """Which images keep their labels: of every class the same share, at least one; int64 indices, ascending.
 
-    labels: int64 [N]. It depends on the labels alone, so all runs get the same pictures; a smaller share's are among a
+    labels: int64 [N]. It depends on the labels alone, so all runs get the same images; a smaller share's are among a
     larger one's.
     """
     random, chosen = np.random.default_rng(0), []
@@ -68,8 +68,8 @@ class Finetune(Protocol):
     """Top-1 of the whole network after supervised training; its encoder's copy is trained, the subject's stays.
 
     labels: the share of training labels, of every class alike, greater than 0 and at most 1.
-    lr: learning rates to choose from, on held-out ones of the labelled pictures; one alone needs no choice.
-    epochs, batch_size: of each training. SGD with Nesterov momentum 0.9, cosine schedule, no weight decay. Pictures are
+    lr: learning rates to choose from, on held-out ones of the labelled images; one alone needs no choice.
+    epochs, batch_size: of each training. SGD with Nesterov momentum 0.9, cosine schedule, no weight decay. Images are
     cropped (crop_scale: range of the area's share) and flipped; a CUDA device computes in bfloat16 where it can.
     """
 
@@ -114,7 +114,7 @@ class Finetune(Protocol):
             "lr": lr,
         }
         words = (
-            f"whole network and a linear classifier trained on {len(labelled)} labelled pictures (a share of "
+            f"whole network and a linear classifier trained on {len(labelled)} labelled images (a share of "
             f"{self.labels:g} of every class, the same for every run) for {self.epochs} epochs, batch "
             f"{self.batch_size}, SGD with momentum {MOMENTUM}, cosine schedule, crops and flips; learning rate "
             f"{held.choice('accuracy, ties by log-loss', self.lr)}; fitted on all; validation labels read once; "
@@ -139,7 +139,7 @@ class Finetune(Protocol):
         return max(self.lr, key=tried)
 
     def train(self, subject: Subject, store: ImageStore, lr: float, title: str) -> nn.Module:
-        """A copy of the subject's encoder with a classifier behind it, trained on `store`: pictures to class scores."""
+        """A copy of the subject's encoder with a classifier behind it, trained on `store`: images to class scores."""
         assert store.labels is not None, "Protocol.check"
         _, size, _, _ = store.pixels.shape
         recipe = Recipe(size, crop_scale=self.crop_scale, **CROP_AND_FLIP)
@@ -159,9 +159,9 @@ class Finetune(Protocol):
             epoch, place = divmod(step, len(store) // batch)
             order = torch.randperm(len(store), generator=generator("finetune order", epoch))
             rows = order[place * batch : (place + 1) * batch]
-            pictures = store.gather(rows.numpy()).to(subject.device)
+            images = store.gather(rows.numpy()).to(subject.device)
             draws = recipe.draw(len(rows), size, size, generator("finetune views", step))
-            views = batched.augment(pictures, draws, recipe).contiguous(memory_format=torch.channels_last)
+            views = batched.augment(images, draws, recipe).contiguous(memory_format=torch.channels_last)
             with low:
                 loss = F.cross_entropy(network(views), labels[rows.to(subject.device)])
             optimizer.zero_grad()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
+from simclr.checks import is_finite, is_whole
 from simclr.errors import InputError
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
@@ -21,7 +22,6 @@ from simclr.evaluation.protocol import (
     hold_out,
     middle,
 )
-from simclr.numbers import is_finite, is_whole
 
 CHUNK = 1024  # queries compared with the whole bank at once; bounds the memory
 
@@ -35,8 +35,8 @@ def check_settings(k: int, temperature: float, group: str = "knn") -> None:
 
 
 def protocol(bank: int, k: int, temperature: float) -> str:
-    """The words that stand beside a k-NN figure; bank: its number of pictures."""
-    return f"cosine k-NN, k={k}, weights exp(s/{temperature}), bank: {bank} un-augmented training pictures"
+    """The words that stand beside a k-NN figure; bank: its number of images."""
+    return f"cosine k-NN, k={k}, weights exp(s/{temperature}), bank: {bank} un-augmented training images"
 
 
 def knn_predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, k: int, temperature: float) -> Tensor:

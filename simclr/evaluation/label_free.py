@@ -17,13 +17,13 @@ from simclr.evaluation.features import are_finite
 # Below these a representation counts as collapsed: features hardly differ, or differ along next to no direction.
 MIN_SPREAD = 0.02
 MIN_RANK = 2.0
-FEW = 16  # pictures; the rank of fewer says nothing
+FEW = 16  # images; the rank of fewer says nothing
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of the two views of a picture on the unit sphere (Wang & Isola 2020, section 4.1).
+    """Mean squared distance of the two views of a image on the unit sphere (Wang & Isola 2020, section 4.1).
 
-    first, second: [N, D], row by row the features of two views of one picture, any scale. Scalar from 0 (views are
+    first, second: [N, D], row by row the features of two views of one image, any scale. Scalar from 0 (views are
     told apart by nothing) to 4; smaller is better.
     """
     return (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(dim=1).mean()
@@ -79,7 +79,7 @@ class Measured(NamedTuple):
 
 
 def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
-    """All of them. features: [N, D], of pictures; first, second: [N, D], of two augmented views of each.
+    """All of them. features: [N, D], of images; first, second: [N, D], of two augmented views of each.
 
     Features that are not finite give numbers that are NaN.
     """
@@ -97,12 +97,12 @@ def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
     return Measured({name: value.item() for name, value in scalars.items()}, dimensions)
 
 
-def collapse(scalars: dict[str, float], pictures: int) -> str | None:
-    """What is wrong with features of that many pictures, of which `measure` gave these scalars, in words; or None."""
+def collapse(scalars: dict[str, float], images: int) -> str | None:
+    """What is wrong with features of that many images, of which `measure` gave these scalars, in words; or None."""
     if isnan(scalars["std"]):
         return "they are not finite"
     if scalars["std"] < MIN_SPREAD:
-        return f"all pictures have nearly the same one (std {scalars['std']:.4f}; evenly spread: 1)"
-    if pictures >= FEW and not scalars["effective_rank"] >= MIN_RANK:
+        return f"all images have nearly the same one (std {scalars['std']:.4f}; evenly spread: 1)"
+    if images >= FEW and not scalars["effective_rank"] >= MIN_RANK:
         return f"they differ along {scalars['effective_rank']:.1f} directions only"
     return None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
+from simclr.checks import is_finite
 from simclr.errors import InputError
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.evaluation.protocol import (
@@ -28,7 +29,6 @@ from simclr.evaluation.protocol import (
     hold_out,
     middle,
 )
-from simclr.numbers import is_finite
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[flo
     likeliest. Where nothing is held out, the middle one.
 
     From strong to weak, until PATIENCE in a row raise neither accuracy nor likelihood: held-out accuracy rises to one
-    peak and falls, and the weak end is the slow one. On unequal classes it begins with a plateau, where all pictures
+    peak and falls, and the weak end is the slow one. On unequal classes it begins with a plateau, where all images
     are given to the largest; there the likelihood rises on.
     """
     if len(grid) == 1 or not held.parts:
@@ -154,7 +154,7 @@ def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[flo
 def held_out_scores(
     features: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], held_out: Tensor, rest: Tensor
 ) -> Iterator[Tensor]:
-    """Scores [T, C] of the held-out pictures at each strength; every fit, on the rest, starts at the last."""
+    """Scores [T, C] of the held-out images at each strength; every fit, on the rest, starts at the last."""
     mean, scale = features[rest].mean(dim=0), features[rest].std(dim=0).clamp(min=1e-6)
     axes, judged = PrincipalAxes.of((features[rest] - mean) / scale), (features[held_out] - mean) / scale
     known = labels[rest]
@@ -165,7 +165,7 @@ def held_out_scores(
 
 
 class LinearResult(NamedTuple):
-    """Whether each validation picture was right at once and among five: bool [N]; the L2 strength, chosen on `held`."""
+    """Whether each validation image was right at once and among five: bool [N]; the L2 strength, chosen on `held`."""
 
     top1: Tensor
     top5: Tensor
@@ -229,12 +229,12 @@ class Linear(Protocol):
         rule = f"accuracy, ties by log-loss, strong to weak until {PATIENCE} in a row improve neither"
         return (
             "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of "
-            f"{train_images} un-augmented training pictures; L2 {held.choice(rule, self.l2_grid)}; fitted on all; "
+            f"{train_images} un-augmented training images; L2 {held.choice(rule, self.l2_grid)}; fitted on all; "
             f"validation labels read once; {ACCURACY_WORDS}"
         )
 
 
 class Transfer(Linear):
-    """The linear protocol on a picture set that the encoder was not trained on."""
+    """The linear protocol on a image set that the encoder was not trained on."""
 
     name = "transfer"

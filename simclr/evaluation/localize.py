@@ -1,4 +1,4 @@
-"""Where the object is: a regression from frozen features to the one box that Tiny ImageNet gives every picture."""
+"""Where the object is: a regression from frozen features to the one box that Tiny ImageNet gives every image."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def fit(features: Tensor, boxes: Tensor, l2: float) -> BoxRegressor:
 
 
 class Localize(Protocol):
-    """Mean IoU of predicted boxes, and the share above one half; beside it, the one box that suits all pictures best.
+    """Mean IoU of predicted boxes, and the share above one half; beside it, the one box that suits all images best.
 
-    l2_grid: strengths of the ridge penalty to choose from, by mean IoU on held-out pictures of train.
+    l2_grid: strengths of the ridge penalty to choose from, by mean IoU on held-out images of train.
     """
 
     name = "localize"
@@ -79,7 +79,7 @@ class Localize(Protocol):
     def check(self, train: ImageStore, val: ImageStore | None) -> None:
         for store in (train, val):
             if store is None or store.boxes is None or (store.boxes[:, 0] < 0).all():
-                raise InputError("localize evaluation needs pictures with boxes; choose others with data=tiny_imagenet")
+                raise InputError("localize evaluation needs images with boxes; choose others with data=tiny_imagenet")
 
     def judge(self, subject: Subject) -> Judgement:
         bank, queries = subject.features
@@ -89,7 +89,7 @@ class Localize(Protocol):
         bank, bank_boxes, queries, query_boxes = bank[known], bank_boxes[known], queries[judged], query_boxes[judged]
 
         if len(bank) < 2:
-            raise InputError(f"localize evaluation needs two training pictures with boxes or more, got {len(bank)}")
+            raise InputError(f"localize evaluation needs two training images with boxes or more, got {len(bank)}")
         held = hold_out(len(bank))
         l2 = self._choose(bank, bank_boxes, held)
         overlap = iou(fit(bank, bank_boxes, l2).boxes(queries), query_boxes)
@@ -106,16 +106,16 @@ class Localize(Protocol):
         }
         words = (
             f"ridge regression from standardised, frozen, pooled features of {len(bank)} un-augmented training "
-            f"pictures to box edges; L2 {held.choice('mean IoU', self.l2_grid)}; fitted on all; {len(queries)} "
+            f"images to box edges; L2 {held.choice('mean IoU', self.l2_grid)}; fitted on all; {len(queries)} "
             f"validation boxes read once; iou_above_half in per cent; mean_iou_of_mean_box: the mean training box, for "
-            f"every picture; interval: 95 % by Gaffke's bounds over validation pictures (Bayesian bootstrap of "
-            f"{DRAWS:,} draws, one more picture at either bound)"
+            f"every image; interval: 95 % by Gaffke's bounds over validation images (Bayesian bootstrap of "
+            f"{DRAWS:,} draws, one more image at either bound)"
         )
         lines = [
             "mean IoU {mean_iou:.4f} (95 % interval {mean_iou_low:.4f} to {mean_iou_high:.4f}), "
             "above 0.5: {iou_above_half:.2f} %".format(**numbers)
             + held.note(self.l2_grid),
-            "mean IoU of one box for all pictures {mean_iou_of_mean_box:.4f}".format(**numbers),
+            "mean IoU of one box for all images {mean_iou_of_mean_box:.4f}".format(**numbers),
         ]
         return Judgement(numbers, {"localize": words}, lines)
 

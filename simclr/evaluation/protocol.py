@@ -14,26 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr import distributed
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.features import are_finite, extract_with_cache, frozen
-from simclr.randomness import generator
+from simclr.system import distributed
+from simclr.system.randomness import generator
 
-LARGE = 1000  # held-out pictures that tell settings apart in one go; below that they are held out in FOLDS turns
+LARGE = 1000  # held-out images that tell settings apart in one go; below that they are held out in FOLDS turns
 FOLDS = 5
 DRAWS = 10_000  # of a bootstrap
 ACCURACY_WORDS = (
     "balanced_top1: mean over classes of each one's top-1; "
-    "interval: 95 % Clopper-Pearson (exact binomial) over validation pictures"
+    "interval: 95 % Clopper-Pearson (exact binomial) over validation images"
 )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom a protocol judges, on which pictures.
+    """Whom a protocol judges, on which images.
 
-    encoder: pictures float [B, 3, H, W] in [0, 1] to features [B, F]. head: what to put behind it before judging,
+    encoder: images float [B, 3, H, W] in [0, 1] to features [B, F]. head: what to put behind it before judging,
     features to embeddings; None judges the features themselves. cache: the folder that keeps features.
     """
 
@@ -46,15 +46,15 @@ class Subject:
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor]:
-        """Of the training and of the validation pictures: float32 [N, F].
+        """Of the training and of the validation images: float32 [N, F].
 
         Several processes share their extraction, so all have to ask; the first alone gets them. What is kept on disk
         are the encoder's features, whatever the protocol and whether there is a head.
         """
-        pictures = {"training": self.train, "validation": self.val}
+        images = {"training": self.train, "validation": self.val}
         both = [
-            extract_with_cache(self.encoder, store, self.device, self.cache, f"Features of {name} pictures")
-            for name, store in pictures.items()
+            extract_with_cache(self.encoder, store, self.device, self.cache, f"Features of {name} images")
+            for name, store in images.items()
         ]
         if self.head is not None and distributed.rank() == 0:
             with frozen(self.head):
@@ -62,7 +62,7 @@ class Subject:
         return both[0], both[1]
 
     def labels(self) -> tuple[Tensor, Tensor]:
-        """Of the training and of the validation pictures: int64 [N]."""
+        """Of the training and of the validation images: int64 [N]."""
         assert self.train.labels is not None, "Protocol.check"
         assert self.val.labels is not None, "Protocol.check"
         return torch.from_numpy(self.train.labels).to(self.device), torch.from_numpy(self.val.labels).to(self.device)
@@ -90,18 +90,16 @@ class Protocol:
         return ""
 
     def check(self, train: ImageStore, val: ImageStore | None) -> None:
-        """Raise InputError where these pictures do not suit this protocol; by default: labelled ones do."""
+        """Raise InputError where these images do not suit this protocol; by default: labelled ones do."""
         if val is None or train.labels is None or val.labels is None:
             raise InputError(
-                f"{self.name} evaluation needs labelled training and validation pictures; choose others with data="
+                f"{self.name} evaluation needs labelled training and validation images; choose others with data="
             )
         if train.classes != val.classes:
-            raise InputError(
-                "training and validation pictures have other classes, so no classifier fits both; see data="
-            )
+            raise InputError("training and validation images have other classes, so no classifier fits both; see data=")
 
     def judge(self, subject: Subject) -> Judgement:
-        """The numbers. Whatever there is to choose is chosen on training pictures; validation is read once."""
+        """The numbers. Whatever there is to choose is chosen on training images; validation is read once."""
         raise NotImplementedError
 
 
@@ -118,12 +116,12 @@ def check_classes(labels: Tensor, name: str) -> None:
     """Raise InputError unless `labels`, int64 [N], are of two classes or more."""
     if len(labels.unique()) < 2:
         raise InputError(
-            f"{name} evaluation needs training pictures of two classes or more, got one; choose others with data="
+            f"{name} evaluation needs training images of two classes or more, got one; choose others with data="
         )
 
 
 class HeldOut(NamedTuple):
-    """Training pictures to choose settings on, in `parts` of (held out, rest): int64 rows to judge on and to fit on.
+    """Training images to choose settings on, in `parts` of (held out, rest): int64 rows to judge on and to fit on.
 
     Without parts there is nothing to choose on, and a setting is the `middle` of its list.
     """
@@ -147,14 +145,14 @@ class HeldOut(NamedTuple):
 
 
 def hold_out(count: int, labels: Tensor | None = None, enough: int | None = None) -> HeldOut:
-    """Which of `count` training pictures to choose settings on; the same for every run and protocol.
+    """Which of `count` training images to choose settings on; the same for every run and protocol.
 
-    Where a tenth is LARGE, it is a fixed shuffle's first tenth. Else FOLDS parts share all pictures out, every class
-    evenly; what is the only picture of its class is always fitted on. labels: int64 [count], None where there are no
-    classes. enough: stop once so many pictures are held out, for protocols that fit slowly.
+    Where a tenth is LARGE, it is a fixed shuffle's first tenth. Else FOLDS parts share all images out, every class
+    evenly; what is the only image of its class is always fitted on. labels: int64 [count], None where there are no
+    classes. enough: stop once so many images are held out, for protocols that fit slowly.
 
-    No parts, where most pictures are the only one of their class, where all others are of one class, and of fewer than
-    four pictures.
+    No parts, where most images are the only one of their class, where all others are of one class, and of fewer than
+    four images.
     """
     order = torch.randperm(count, generator=generator("held-out tenth"))
     tenth = count // 10
@@ -216,7 +214,7 @@ def share_interval(right: int, count: int, level: float = 0.95) -> tuple[float, 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Gaffke's interval of the mean of `values` from 0 to 1, float [N].
 
-    A Bayesian bootstrap with one more picture, at 0 for the low end and at 1 for the high one. Of values that are 0 or
+    A Bayesian bootstrap with one more image, at 0 for the low end and at 1 for the high one. Of values that are 0 or
     1 it is Clopper and Pearson's; like theirs it does not shrink to nothing where values are few or equal.
     """
     random, means, extra = np.random.default_rng(0), np.empty(DRAWS), np.empty(DRAWS)
@@ -230,9 +228,9 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
 
 
 def accuracy(correct: Tensor, labels: Tensor) -> dict[str, float]:
-    """Top-1 in per cent with its 95 % interval over pictures, and balanced: the mean over classes of each one's own.
+    """Top-1 in per cent with its 95 % interval over images, and balanced: the mean over classes of each one's own.
 
-    correct: whether each picture was right, bool [N]; labels: int64 [N]. Classes without pictures do not count.
+    correct: whether each image was right, bool [N]; labels: int64 [N]. Classes without images do not count.
     """
     correct, labels = correct.cpu(), labels.cpu()
     low, high = share_interval(int(correct.sum()), len(correct))

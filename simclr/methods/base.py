@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from simclr import distributed
+from simclr.checks import is_finite
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
-from simclr.numbers import is_finite
+from simclr.system import distributed
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Method(pl.LightningModule):
     """A method says how views become a loss, in `compute`; this base does the rest.
 
-    backbone: the encoder that evaluation judges and users take home; pictures [B, 3, H, W] to features [B, F].
+    backbone: the encoder that evaluation judges and users take home; images [B, 3, H, W] to features [B, F].
     head: features [B, F] to the embeddings [B, D] that the loss compares.
     optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs; the
     scheduler is stepped after every optimiser step.

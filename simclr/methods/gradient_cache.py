@@ -1,6 +1,6 @@
 """Batches larger than memory: embeddings of the whole batch first, then gradients in parts (Gao et al. 2021).
 
-A contrastive loss couples all pictures of a batch, so its gradient cannot be added up from the losses of smaller
+A contrastive loss couples all images of a batch, so its gradient cannot be added up from the losses of smaller
 batches. What can be done in parts is the network: it embeds every part without keeping what backward needs; the loss of
 all embeddings says what gradient each of them gets; then backward takes one part after another, each embedded a second
 time. That is a third more work, and memory for the activations of one part only.
@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def embed_in_parts(network: nn.Module, embed: Callable[[Tensor], Tensor], views: Tensor, pictures: int) -> Tensor:
-    """embed(views), at most that many `pictures` at a time; loss and gradients of the result are those of the whole.
+def embed_in_parts(network: nn.Module, embed: Callable[[Tensor], Tensor], views: Tensor, images: int) -> Tensor:
+    """embed(views), at most that many `images` at a time; loss and gradients of the result are those of the whole.
 
     network: the module whose weights `embed` uses. views: [V, N, ...]; embed gives [V, N, D] and takes any N.
 
-    Exact for a network that treats every picture by itself. Batch norm does not: in training it sees the statistics of
-    one part (all V views of its pictures) instead of the whole batch, as it would on one of many GPUs.
+    Exact for a network that treats every image by itself. Batch norm does not: in training it sees the statistics of
+    one part (all V views of its images) instead of the whole batch, as it would on one of many GPUs.
     """
-    if pictures >= views.shape[1]:
+    if images >= views.shape[1]:
         return embed(views)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _buffers_kept(network)
 
-    parts = [checkpoint(embed, part, use_reentrant=False, context_fn=contexts) for part in views.split(pictures, dim=1)]
+    parts = [checkpoint(embed, part, use_reentrant=False, context_fn=contexts) for part in views.split(images, dim=1)]
     return torch.cat(parts, dim=1)
 
 

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simclr.batch import ViewBatch
+from simclr.checks import is_finite, is_whole
+from simclr.data.batch import Views
 from simclr.errors import InputError
 from simclr.losses import info_nce, top_k
 from simclr.methods.base import Method
 from simclr.methods.gradient_cache import embed_in_parts
-from simclr.numbers import is_finite, is_whole
 
 
 class SimCLR(Method):
-    """Two views of a picture attract each other and repel all other views of the batch (algorithm 1 of the paper).
+    """Two views of a image attract each other and repel all other views of the batch (algorithm 1 of the paper).
 
     temperature: of InfoNCE, greater than 0.
-    micro_batch: pictures that the network sees at a time, in each process; None for all. A smaller number lets a batch
+    micro_batch: images that the network sees at a time, in each process; None for all. A smaller number lets a batch
     of any size fit into memory, for a third more work (gradient_cache.py; batch norm then sees that many).
     The rest is the base's.
     """
@@ -38,10 +38,10 @@ class SimCLR(Method):
     def embed(self, views: Tensor) -> Tensor:
         """Embeddings [V, N, D] of views [V, N, 3, H, W]."""
         # Convolutions of this depth run up to twice as fast with the channels innermost, on a CPU as on a GPU.
-        pictures = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.head(self.backbone(pictures)).unflatten(0, views.shape[:2])
+        images = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.head(self.backbone(images)).unflatten(0, views.shape[:2])
 
-    def compute(self, batch: ViewBatch) -> Mapping[str, Tensor]:
+    def compute(self, batch: Views) -> Mapping[str, Tensor]:
         embeddings = embed_in_parts(self, self.embed, batch.views, self.micro_batch or batch.views.shape[1])
         loss, rank = info_nce(embeddings, self.temperature)
         return {"loss": loss, "top1": top_k(rank, 1), "top5": top_k(rank, 5)}

@@ -11,7 +11,7 @@ from simclr.models.small_maps import use_small_maps
 
 
 class Encoder(nn.Module):
-    """The interface every backbone has: pictures [B, 3, H, W] in, features [B, num_features] out."""
+    """The interface every backbone has: images [B, 3, H, W] in, features [B, num_features] out."""
 
     num_features: int
 
@@ -24,8 +24,8 @@ class ResNetEncoder(ResNet):
         self.num_features = 512 * block.expansion
         self.fc = nn.Identity()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(images))
         x = self.relu(self.maxpool(x))  # torchvision's order costs four times the ReLU; value and gradient are the same
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.avgpool(x).flatten(1)
@@ -34,7 +34,7 @@ class ResNetEncoder(ResNet):
 def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
     """ResNet-18 (He et al. 2016) up to its global average pool: float [B, 3, H, W] to features [B, 512].
 
-    stem: "standard" is torchvision's 7×7 stride-2 convolution; "small" is 3×3 stride 1 for small pictures. Both keep
+    stem: "standard" is torchvision's 7×7 stride-2 convolution; "small" is 3×3 stride 1 for small images. Both keep
     the max-pool that follows. State-dict keys are torchvision's without `fc.*`, so weights move both ways with
     `load_state_dict(..., strict=False)` (only `conv1.weight` differs in shape under the small stem).
     small_maps: compute convolutions on maps of a few pixels as matrix products where that is faster (small_maps.py).

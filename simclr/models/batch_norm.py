@@ -24,7 +24,7 @@ def synchronise_batch_norm(network: nn.Module, device_type: str) -> nn.Module:
 
 
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm of pictures [B, C, H, W] or features [B, C], each process having as many.
+    """Batch norm of images [B, C, H, W] or features [B, C], each process having as many.
 
     Statistics and gradients are those of one process with the batches of all. Running statistics are equal in all.
     """

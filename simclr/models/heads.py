@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from simclr.checks import is_whole
 from simclr.errors import InputError
-from simclr.numbers import is_whole
 
 MAX_FEATURES = 2**15  # of a layer; the weights between two such layers take 4 GB
 

@@ -14,20 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simclr.precision import cpu_has_bf16_matrix_units
+from simclr.system.precision import cpu_has_bf16_matrix_units
 
 
-def convolution_by_pixels(pictures: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """conv2d(pictures, weight, stride=stride, padding=padding), one matrix product for each pixel of the output.
+def convolution_by_pixels(images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """conv2d(images, weight, stride=stride, padding=padding), one matrix product for each pixel of the output.
 
-    pictures: [B, C, H, W]; weight: [O, C, K, K], of the same dtype. Returns [B, O, H', W'], channels innermost.
+    images: [B, C, H, W]; weight: [O, C, K, K], of the same dtype. Returns [B, O, H', W'], channels innermost.
     """
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     kernel = weight.shape[2]
-    pictures, weight = pictures.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)  # channels last
+    images, weight = images.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)  # channels last
     rows, columns = (_windows(size, kernel, stride, padding) for size in (height, width))
     pixels = [
-        _product(pictures[:, y, x].flatten(1), weight[:, in_kernel_y, in_kernel_x].flatten(1))
+        _product(images[:, y, x].flatten(1), weight[:, in_kernel_y, in_kernel_x].flatten(1))
         for y, in_kernel_y in rows
         for x, in_kernel_x in columns
     ]
@@ -51,10 +51,10 @@ def _windows(size: int, kernel: int, stride: int, padding: int) -> list[tuple[sl
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right.T: [M, K] and [N, K] to [M, N]."""
     if left.device.type == "cpu" and left.dtype == torch.float32:
-        # As a 1×1 convolution of one picture of M pixels, which lies in memory just as `left` does: for float32 torch's
+        # As a 1×1 convolution of one image of M pixels, which lies in memory just as `left` does: for float32 torch's
         # convolutions come from oneDNN and its matrix products from MKL, which does AMD processors less than justice.
-        picture = left.T[None, :, :, None]
-        return F.conv2d(picture, right[:, :, None, None]).squeeze(3).squeeze(0).T
+        image = left.T[None, :, :, None]
+        return F.conv2d(image, right[:, :, None, None]).squeeze(3).squeeze(0).T
     return left @ right.T
 
 
@@ -84,24 +84,24 @@ class SmallMapConv2d(nn.Conv2d):
         twin.weight = convolution.weight
         return twin
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         weight = self.weight
-        if torch.is_autocast_enabled(pictures.device.type):
-            dtype = torch.get_autocast_dtype(pictures.device.type)
-            pictures, weight = pictures.to(dtype), weight.to(dtype)
-        if self.by_pixels_is_faster(pictures):
-            return convolution_by_pixels(pictures, weight, self.stride[0], int(self.padding[0]))
-        return self._conv_forward(pictures, weight, None)
+        if torch.is_autocast_enabled(images.device.type):
+            dtype = torch.get_autocast_dtype(images.device.type)
+            images, weight = images.to(dtype), weight.to(dtype)
+        if self.by_pixels_is_faster(images):
+            return convolution_by_pixels(images, weight, self.stride[0], int(self.padding[0]))
+        return self._conv_forward(images, weight, None)
 
-    def by_pixels_is_faster(self, pictures: Tensor) -> bool:
-        """Whether pictures of this shape, type and device take `convolution_by_pixels`."""
-        if pictures.device.type != "cpu" or self.kernel_size[0] == 1 or self.in_channels < 128:
+    def by_pixels_is_faster(self, images: Tensor) -> bool:
+        """Whether images of this shape, type and device take `convolution_by_pixels`."""
+        if images.device.type != "cpu" or self.kernel_size[0] == 1 or self.in_channels < 128:
             return False
         height, width = (
-            output_size(size, self.kernel_size[0], self.stride[0], int(self.padding[0])) for size in pictures.shape[2:]
+            output_size(size, self.kernel_size[0], self.stride[0], int(self.padding[0])) for size in images.shape[2:]
         )
         # With AMX, oneDNN's bfloat16 weight gradient runs at a fifth of the matrix product's speed up to 4×4.
-        large = pictures.dtype == torch.bfloat16 and self.in_channels >= 256 and self.has_matrix_units
+        large = images.dtype == torch.bfloat16 and self.in_channels >= 256 and self.has_matrix_units
         return height * width <= (16 if large else 4)
 
 

@@ -5,8 +5,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from simclr.checks import is_whole
 from simclr.errors import InputError
-from simclr.numbers import is_whole
 
 
 def cosine(optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LambdaLR:

@@ -27,7 +27,7 @@ def on_the_way_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
         ]
         rows.append([literal(study.design.label(cell)), *(level(mean) for mean in means)])
     heads = ["untrained" if epoch == 0 else f"epoch {epoch}" for epoch in sorted(known)]
-    caption = "Before, during and after training; bars of a single run: its 95 % interval over validation pictures"
+    caption = "Before, during and after training; bars of a single run: its 95 % interval over validation images"
     return [
         "## Linear top-1 while training went on",
         "Mean over the seeds that have it ± half its 95 % interval. These checkpoints are shown, and not tested.",
@@ -86,7 +86,7 @@ def cost_section(study: Study) -> list[str]:
         rows.append(row)
     return [
         "## Cost",
-        "Means over seeds. An image is a source picture, which costs two views. Runs that shared a machine slowed each "
+        "Means over seeds. An image is a source image, which costs two views. Runs that shared a machine slowed each "
         "other, and their times say so.",
         table(["cell", *[COSTS[key][0] for key in known]], rows),
     ]
@@ -174,7 +174,7 @@ def leaks(study: Study) -> list[str]:
     if not leaking:
         return []
     return [
-        f"LEAK: validation pictures are training pictures too, {max(leaking):,.0f} at most, in {len(leaking)} of "
+        f"LEAK: validation images are training images too, {max(leaking):,.0f} at most, in {len(leaking)} of "
         f"{len(known)} runs; they flatter accuracies."
     ]
 

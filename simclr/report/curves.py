@@ -33,7 +33,7 @@ def read_curves(runs: Sequence[Run], table: Path) -> Curves:
 
 
 def _read_events(run_dir: Path) -> dict[str, Curve]:
-    from simclr.events import read_scalars
+    from simclr.runs.events import read_scalars
 
     curves = {}
     for tag, points in read_scalars(run_dir).items():

@@ -15,8 +15,8 @@ from simclr.errors import InputError
 from simclr.report.runs import Run, flat
 
 # What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
-# learns; the seed is the replicate. A key stands for all below it. Which pictures lie at data.root is a factor: see
-# `_pictures`. Callbacks that are not ours may change what is learned.
+# learns; the seed is the replicate. A key stands for all below it. Which images lie at data.root is a factor: see
+# `_images`. Callbacks that are not ours may change what is learned.
 NO_FACTOR = (
     *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
     *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
@@ -97,12 +97,12 @@ def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str
 
     A configuration group whose content is one of its options in every run is one factor, with the options' names as
     levels. Settings that vary together are one factor; those that follow from other factors are none. Where the runs
-    saw other pictures, data.root is a factor; one place by another path is the same level.
+    saw other images, data.root is a factor; one place by another path is the same level.
     configs: the folder of the configuration groups. references: factor name -> its reference level, where it shall not
     be `baseline` or the first in sorted order. Raises InputError for a reference that no run has.
     """
     varying = _varying_settings(runs)
-    candidates = [_Candidate("data.root", False, _pictures(runs))]
+    candidates = [_Candidate("data.root", False, _images(runs))]
     for group in dict.fromkeys(key.split(".")[0] for key in varying):
         own = [key for key in varying if key.split(".")[0] == group]
         options = _options(configs / group)
@@ -150,8 +150,8 @@ def _is_below(key: str, parents: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{parent}.") for parent in parents)
 
 
-def _pictures(runs: Sequence[Run]) -> tuple[str, ...]:
-    """What to call the pictures of each run: the end of their path, as short as it stays unambiguous.
+def _images(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What to call the images of each run: the end of their path, as short as it stays unambiguous.
 
     Paths at which some runs found the same contents are one place. A place whose contents changed between runs of equal
     settings has their keys beside it. Runs that do not tell their contents are known by the path alone.
@@ -176,7 +176,7 @@ def _pictures(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _view(run: Run) -> list[str]:
-    """The settings that decide, beside where they lie, which pictures a run sees and in which size."""
+    """The settings that decide, beside where they lie, which images a run sees and in which size."""
     keys = [key for key in run.settings if key.startswith("data.") and key not in NO_FACTOR]
     return [f"{key}={_shown(run.settings, key)}" for key in (*keys, "limit_images")]
 

@@ -11,13 +11,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simclr.files import replacing
 from simclr.report.curves import over_seeds
 from simclr.report.effects import Effect
 from simclr.report.factors import Cell
 from simclr.report.outcomes import having, moments
 from simclr.report.study import Study
 from simclr.report.wording import is_claimed
+from simclr.system.files import replacing
 
 # Okabe and Ito (2008), without the yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -99,7 +99,7 @@ def find_outcomes(runs: Sequence[Run]) -> list[Outcome]:
 
 
 def _repeats(runs: Sequence[Run], outcome: Outcome) -> bool:
-    """Whether it is top-1 once more: balanced accuracy, where every class has as many validation pictures."""
+    """Whether it is top-1 once more: balanced accuracy, where every class has as many validation images."""
     if outcome.key != "balanced_top1":
         return False
     top1 = replace(outcome, key="top1")

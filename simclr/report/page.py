@@ -36,15 +36,15 @@ pre { overflow-x: auto; padding: .7rem; background: var(--shade); } code { font-
 
 
 def render_page(markdown: str, folder: Path) -> str:
-    """HTML of a report. Pictures are looked up in `folder` and embedded; HTML within the Markdown is shown as text."""
+    """HTML of a report. Images are looked up in `folder` and embedded; HTML within the Markdown is shown as text."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
     title = next((tokens[i + 1].content for i, token in enumerate(tokens) if token.tag == "h1"), "Report")
 
     def embedded(renderer: Any, tokens: Sequence[Token], index: int, options: Any, env: Mapping[str, Any]) -> str:
         token = tokens[index]
-        picture = base64.b64encode((folder / str(token.attrs["src"])).read_bytes()).decode()
-        return f'<img alt="{html.escape(token.content)}" src="data:image/svg+xml;base64,{picture}">'
+        image = base64.b64encode((folder / str(token.attrs["src"])).read_bytes()).decode()
+        return f'<img alt="{html.escape(token.content)}" src="data:image/svg+xml;base64,{image}">'
 
     def scrolled(renderer: Any, tokens: Sequence[Token], index: int, options: Any, env: Mapping[str, Any]) -> str:
         # A table without numbers has an empty first head; its texts may break into lines.

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from simclr.errors import InputError
-from simclr.identity import with_later_keys
+from simclr.runs.identity import with_later_keys
 
 
 @dataclass(frozen=True)

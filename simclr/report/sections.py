@@ -99,12 +99,12 @@ def _cells(study: Study, figures: Mapping[str, Path]) -> list[str]:
     blocks = [
         "## The cells",
         "Mean over seeds ± half its 95 % interval (Student t), where there are two seeds or more. Accuracies are "
-        "per cent. Cells that share a seed share the initial backbone and the order of the pictures, so their "
+        "per cent. Cells that share a seed share the initial backbone and the order of the images, so their "
         "differences are known better than these intervals suggest: compare cells by the effects below.",
         table(["cell", "runs", *[literal(outcome.label) for outcome in shown]], rows),
     ]
     if len(study.seeds) == 1 and study.primary.file == "linear_eval":
-        blocks.append(_over_pictures(study))
+        blocks.append(_over_images(study))
     if study.partial:
         names = [f"{literal(o.label)} ({len(having(study.runs, o))} of {len(study.runs)} runs)" for o in study.partial]
         blocks.append(f"Not compared, because some runs lack it: {listed(names)}.")
@@ -118,7 +118,7 @@ def _cells(study: Study, figures: Mapping[str, Path]) -> list[str]:
     return [*blocks, *figure_block(figures, "cells", caption)]
 
 
-def _over_pictures(study: Study) -> str:
+def _over_images(study: Study) -> str:
     """What one run's own interval is an interval of."""
     known = [
         f"{literal(run.name)} {plain(low, 2)} to {plain(high, 2)}"
@@ -128,7 +128,7 @@ def _over_pictures(study: Study) -> str:
     ]
     if not known:
         return "No run has an interval of its own."
-    return f"95 % intervals over validation pictures, which say nothing of other seeds: {'; '.join(known)}."
+    return f"95 % intervals over validation images, which say nothing of other seeds: {'; '.join(known)}."
 
 
 def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
@@ -165,13 +165,13 @@ def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
     names = [name for factor in study.design.factors for name in factor.name.split(" + ")]
     if any(name.startswith("data") for name in (*names, *study.design.derived)):
         blocks.append(
-            "Not all runs are judged on the same pictures: an effect between them is one of what accuracy is measured "
+            "Not all runs are judged on the same images: an effect between them is one of what accuracy is measured "
             "on, too."
         )
     else:
         blocks.append(
-            "All runs are judged on the same pictures: the intervals cover what another seed would change, not what "
-            "other pictures would."
+            "All runs are judged on the same images: the intervals cover what another seed would change, not what "
+            "other images would."
         )
     return blocks
 

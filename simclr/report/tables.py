@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simclr.files import replacing
 from simclr.report.curves import HEADER, table_rows
 from simclr.report.study import Study
+from simclr.system.files import replacing
 
 
 def write_tables(study: Study, folder: Path) -> None:

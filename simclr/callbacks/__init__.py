@@ -1,1 +1,0 @@
-"""What a run does beside training: keep, measure, judge, show."""

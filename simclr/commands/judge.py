@@ -1,0 +1,131 @@
+"""One evaluation, from a configuration of linear_eval.py to the numbers in a run's directory."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch.utils.tensorboard import SummaryWriter
+
+from simclr.checks import is_finite
+from simclr.commands.app import quiet_libraries
+from simclr.data.checks import in_both, leak_words, warn_of_doubts
+from simclr.data.store import ImageStore
+from simclr.errors import InputError
+from simclr.evaluation.protocol import Protocol, Subject
+from simclr.runs.checkpoint import PICTURES
+from simclr.runs.compose import build
+from simclr.runs.directory import evaluation_events
+from simclr.runs.events import sorted_last
+from simclr.runs.rebuild import locate, rebuild_encoder, rebuild_head, stored
+from simclr.runs.results import provenance, write_json
+from simclr.system import distributed
+from simclr.system.precision import choose_accelerator
+
+log = logging.getLogger(__name__)
+
+
+def judge(config: DictConfig) -> float | None:
+    """Judge one checkpoint by the chosen protocol; returns the protocol's first number, None but on the first rank."""
+    quiet_libraries()
+    if not isinstance(config.untrained, bool):
+        raise InputError(f"untrained={config.untrained} is not usable; choose true or false")
+    if "protocol" not in config:
+        raise InputError("there is no protocol; choose one with protocol=")
+    if config.layer not in ("features", "head"):
+        raise InputError(f"layer={config.layer} is not known; choose features or head")
+    (path, checkpoint), run_dir = locate(config.run, config.ckpt)
+    protocol: Protocol = build(config.protocol)
+    if protocol.name == "transfer" and "data" not in config:
+        raise InputError("protocol=transfer needs other images; choose them with data=")
+    device, trained = torch.device(choose_accelerator("auto")), not config.untrained
+    train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
+    protocol.check(train, val)
+    assert val is not None, "Protocol.check"
+    leaked = in_both(train, val)
+    warn_of_doubts(train, val)
+    if "data" not in config and _are_others(train, checkpoint):
+        log.warning(
+            "The training images have changed since this run: it may have been trained on some that now are held out."
+        )
+    subject = Subject(
+        encoder=rebuild_encoder(checkpoint, trained).to(device),
+        head=rebuild_head(checkpoint, trained).to(device) if config.layer == "head" else None,
+        train=train if config.limit_images is None else train.first_of_shuffle(config.limit_images),
+        val=val,
+        device=device,
+        cache=run_dir / "features",
+    )
+    if protocol.reads_features:
+        _ = subject.features  # every process has its share in it
+    if distributed.rank() > 0:
+        return None
+
+    who = f"step {checkpoint['global_step']}" if trained else "untrained"
+    counts = f"{len(subject.train):,} training and {len(val):,} validation images"
+    log.info("%s, %s, %s: %s", run_dir, who, config.layer, counts)
+    numbers, words, lines = protocol.judge(subject)
+    for line in lines:
+        log.info(line)
+    if config.layer == "head":
+        words = {name: f"of the projection head's output, in place of features: {text}" for name, text in words.items()}
+    if leaked:
+        words = {name: f"{text}; {leak_words(leaked, len(val))}" for name, text in words.items()}
+    result: dict[str, Any] = numbers | {
+        "protocol": words,
+        "layer": config.layer,
+        "limit_images": config.limit_images,
+        "train_images": len(subject.train),
+        "val_images": len(val),
+        "val_images_in_train": leaked,
+        "train_images_key": subject.train.key,
+        "val_images_key": val.key,
+        "checkpoint": str(path) if trained else None,
+        **provenance(device),
+    }
+    name = result_name(protocol, config, path)
+    write_json(run_dir / f"{name}.json", result)
+    if trained:
+        show(run_dir, name, numbers, checkpoint["global_step"])
+    return next(iter(numbers.values()))
+
+
+def show(run_dir: Path, name: str, numbers: dict[str, Any], step: int) -> None:
+    """Show a result's numbers in TensorBoard, under name/key at `step`, in place of what it showed before.
+
+    They have a folder of their own: readers that follow one file at a time would take a newer one beside the training's
+    for its end, and never come back to it.
+    """
+    before = evaluation_events(run_dir, name)
+    folder = run_dir / "evaluation"
+    with sorted_last(folder), SummaryWriter(str(folder), filename_suffix=f".{name}") as events:
+        for key, value in numbers.items():
+            if is_finite(value):
+                events.add_scalar(f"{name}/{key}", value, step)
+    for path in before:
+        path.unlink(missing_ok=True)
+
+
+def _are_others(train: ImageStore, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run's training images have changed since its checkpoint was written, where that tells."""
+    limit, trained_on = checkpoint["config"].get("limit_images"), checkpoint.get(PICTURES)
+    now = train if limit is None else train.first_of_shuffle(limit)
+    return trained_on not in (None, now.key)
+
+
+def result_name(protocol: Protocol, config: DictConfig, checkpoint: Path) -> str:
+    """The result's file name less its ending: the protocol, and whatever makes it the answer to another question."""
+    name = f"{protocol.name}_eval{protocol.suffix()}"
+    if protocol.name == "transfer":
+        choice, root = HydraConfig.get().runtime.choices["data"], config.data.get("root")
+        name += f"_{choice}" if root is None else f"_{choice}-{Path(root).name}"
+    if config.layer == "head":
+        name += "_head"
+    if config.untrained:
+        return f"{name}_untrained"
+    one_of_a_run = config.ckpt is not None and checkpoint.parent.name == "checkpoints"
+    return f"{name}_{checkpoint.stem}" if one_of_a_run and checkpoint.stem != "last" else name

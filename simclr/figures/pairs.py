@@ -1,0 +1,145 @@
+"""What an augmentation does: images beside the very views that a run saw of them in its first step."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from simclr.augment import batched
+from simclr.augment.recipe import Draws, Recipe
+from simclr.data.store import Splits
+from simclr.figures.figure import BLUE, GRAY, ORANGE, STYLE, VERMILION, blank_figure, shortened, show_image
+from simclr.training.datamodule import TwoViews
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+CELL = 1.5  # inches along the side of a image and its margin
+FRAMES = (BLUE, VERMILION, ORANGE)  # of the first view, the second, and any further
+
+
+class FirstBatch(NamedTuple):
+    """The beginning of a run's first batch.
+
+    images: uint8 [P, H, W, 3]; views: float32 [V, P, 3, S, S] in [0, 1]; draws: of each view, for P images or more.
+    """
+
+    images: Tensor
+    views: Tensor
+    draws: list[Draws]
+
+
+class _Opened(NamedTuple):
+    """A source whose images are open already."""
+
+    images: Splits
+
+    def load(self) -> Splits:
+        return self.images
+
+
+def first_batch(
+    images: Splits, recipe: Recipe, batch_size: int, seed: int, limit_images: int | None, count: int
+) -> FirstBatch:
+    """The first `count` images of step 0 and their views, made by the data module that the run trains with.
+
+    The arguments before `count` are the data module's; with those of a run, these are the run's own views up to the
+    rounding of its device.
+    """
+    draws: list[Draws] = []
+
+    def engine(batch: Tensor, drawn: Draws, recipe: Recipe) -> Tensor:
+        draws.append(drawn)
+        return batched.augment(batch[:count], Draws(*(field[:count] for field in drawn)), recipe)
+
+    data = TwoViews(_Opened(images), recipe, batch_size, seed, limit_images, engine)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    views = data.on_after_batch_transfer(batch, 0).views
+    return FirstBatch(batch.images[:count], views, draws)
+
+
+def operations(draws: Draws, place: int, recipe: Recipe, area: int) -> str:
+    """What one view's draws do to the image at `place` of `area` pixels, in the recipe's order."""
+    share = int(draws.height[place]) * int(draws.width[place]) / area
+    chosen = {
+        "flip": draws.flip,
+        "solarise": draws.solarize,
+        "jitter": draws.jitter,
+        "gray": draws.grayscale,
+    }
+    words = [f"crop{NO_BREAK}{100 * share:.0f}{NO_BREAK}%", *(word for word, field in chosen.items() if field[place])]
+    if recipe.blur_kernel > 1:
+        words.append(f"blur{NO_BREAK}{float(draws.sigma[place]):.1f}")
+    return ", ".join(words)
+
+
+def describe(recipe: Recipe) -> str:
+    """The recipe in a sentence."""
+    parts = [f"crop of {100 * recipe.crop_scale[0]:g} to {100 * recipe.crop_scale[1]:g} % of the area"]
+    jitter = f"{recipe.brightness:g}, {recipe.contrast:g}, {recipe.saturation:g}, {recipe.hue:g}"
+    for probability, words in (
+        (recipe.flip_p, "flip"),
+        (recipe.solarize_p, f"solarise at {recipe.solarize_threshold}"),
+        (recipe.jitter_p, f"jitter ({jitter})"),
+        (recipe.grayscale_p, "grayscale"),
+    ):
+        if probability > 0:
+            parts.append(f"{words} p {probability:g}")
+    if recipe.blur_kernel > 1:
+        low, high = recipe.blur_sigma
+        parts.append(f"blur {recipe.blur_kernel} px, sigma {low:g} to {high:g}")
+    return "; ".join(parts)
+
+
+def draw(title: str, batch: FirstBatch, recipe: Recipe) -> Figure:
+    """A sheet: a image with the crops marked in it, then its views, in two such blocks side by side."""
+    import matplotlib
+    from matplotlib.patches import Rectangle
+
+    count, (_, height_px, width_px, _) = len(batch.images), batch.images.shape
+    views = len(batch.views)
+    blocks = min(2, count)
+    rows = math.ceil(count / blocks)
+    columns = blocks * (views + 1) + blocks - 1
+    top, caption = 1.1, 0.52  # inches
+    width, height = CELL * (blocks * (views + 1) + 0.3 * (blocks - 1)), (CELL + caption) * rows + top
+    ratios = ([*[1.0] * (views + 1), 0.3] * blocks)[:columns]
+    with matplotlib.rc_context(STYLE):
+        figure = blank_figure(width, height)
+        grid = figure.add_gridspec(
+            rows, columns, width_ratios=ratios, left=0.01, right=0.99, top=1 - top / height, bottom=caption / height,
+            wspace=0.06, hspace=caption / CELL,
+        )  # fmt: skip
+        figure.suptitle(shortened(title, int(10 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
+        note = "\n".join(textwrap.wrap(describe(recipe), int(14 * width)))
+        figure.text(0.5, 1 - 0.42 / height, note, ha="center", va="top", fontsize=9)
+        for place in range(count):
+            row, first = place % rows, place // rows * (views + 2)
+            axes = figure.add_subplot(grid[row, first])
+            show_image(axes, batch.images[place].numpy(), GRAY, 1)
+            for view, drawn in enumerate(batch.draws):
+                corner = float(drawn.left[place]) - 0.5, float(drawn.top[place]) - 0.5
+                size = float(drawn.width[place]), float(drawn.height[place])
+                frame, style = FRAMES[min(view, 2)], "-" if view == 0 else "--"
+                # White below the colour, so that a crop's edge shows on any image.
+                for colour, line, dash in (("white", 3.0, "-"), (frame, 1.6, style)):
+                    box = Rectangle(
+                        corner, *size, fill=False, edgecolor=colour, linewidth=line, linestyle=dash, clip_on=False
+                    )
+                    axes.add_patch(box)
+            if row == 0:
+                axes.set_title("image, crops", fontsize=10)
+            for view, drawn in enumerate(batch.draws):
+                axes = figure.add_subplot(grid[row, first + 1 + view])
+                pixels = batch.views[view, place].permute(1, 2, 0).clamp(0, 1)
+                show_image(axes, pixels.numpy(), FRAMES[min(view, 2)], 2.5)
+                words = operations(drawn, place, recipe, height_px * width_px)
+                axes.set_xlabel("\n".join(textwrap.wrap(words, 24)), fontsize=8, labelpad=3)
+                if row == 0:
+                    axes.set_title(f"view {view + 1}", fontsize=10, color=FRAMES[min(view, 2)])
+    return figure

@@ -1,0 +1,156 @@
+"""Checkpoints: where a run goes on, what evaluation reads, and the encoder in the form that others load."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from simclr.errors import InputError
+from simclr.runs.identity import with_later_keys
+from simclr.system.files import is_file, replacing
+
+log = logging.getLogger(__name__)
+
+PICTURES = "train_images_key"  # a checkpoint's entry: the key of the images that were trained on
+
+
+class Loaded(NamedTuple):
+    """A checkpoint and the file that it was read from."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    """Where a run keeps its latest checkpoint."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+def previous_checkpoint(run_dir: Path) -> Path:
+    """Where a run keeps the checkpoint before the latest."""
+    return run_dir / "checkpoints" / "previous.ckpt"
+
+
+def epoch_weights(run_dir: Path, epoch: int) -> Path:
+    """Where a run keeps its weights as they were after `epoch` epochs, if it keeps them."""
+    return run_dir / "checkpoints" / f"epoch-{epoch:03d}.ckpt"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this project on the CPU; only tensors, numbers and plain containers are ever unpickled.
+
+    Raises InputError for a file that is absent, damaged, not one of ours, or that would run code.
+    """
+    if not is_file(path):
+        raise InputError(f"there is no checkpoint {path}; give the path of one, or of a run that has one")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums that it writes
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"its part {damaged} is damaged")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it names {found[1]}" if found else "its pickle is not plain data"
+        raise InputError(
+            f"{path} is refused: a checkpoint holds tensors and plain data, and {what}, code that loading could run; "
+            "nothing of it was run. Use a checkpoint that train.py wrote"
+        ) from error
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason}); use another one") from error
+    ours = {"state_dict": dict, "config": dict, "global_step": int}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), ours[key]) for key in ours):
+        raise InputError(f"{path} is not a checkpoint of this project; give one that train.py wrote")
+    return checkpoint
+
+
+def newest_checkpoint(run_dir: Path) -> Loaded | None:
+    """The last checkpoint of a run, or the one before where that is damaged, which is said; None where there is none.
+
+    Raises InputError where there are some and all are damaged.
+    """
+    damage = None
+    for path in (last_checkpoint(run_dir), previous_checkpoint(run_dir)):
+        try:
+            if not is_file(path):
+                continue
+            checkpoint = Loaded(path, load_checkpoint(path))
+        except InputError as error:
+            damage = error
+        else:
+            if damage is not None:
+                log.warning("%s. Falling back to the one before, %s.", damage, path)
+            return checkpoint
+    if damage is not None:
+        raise InputError(f"{damage}; no other is left in {run_dir}: resume=never starts the run over") from damage
+    return None
+
+
+def resume_point(run_dir: Path, resume: str) -> Loaded | None:
+    """The checkpoint to go on from, None to start afresh.
+
+    resume: "auto" (the run's own newest checkpoint, if there is one), "never", or the path of a checkpoint. A run that
+    began at such a path and was killed further on goes on from its own checkpoint.
+    """
+    if resume == "never":
+        return None
+    own = newest_checkpoint(run_dir)
+    if resume == "auto":
+        return own
+    path = Path(resume).expanduser()
+    given = Loaded(path, load_checkpoint(path))
+    if "optimizer_states" not in given.content:
+        raise InputError(f"{path} holds weights alone, for evaluation; resume from a last.ckpt or previous.ckpt")
+    if own is not None and own.content["global_step"] > given.content["global_step"]:
+        return own
+    return given
+
+
+def check_fits(checkpoint: Loaded, config: dict[str, Any], images: str, total_steps: int) -> None:
+    """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint.
+
+    Loss, augmentation, optimiser settings and schedule may change on the way, and the data may have moved; the network
+    and the images may not be others. images: the key of those that are there to train on.
+    """
+    path = checkpoint.path
+    before: Any = with_later_keys(checkpoint.content["config"], config)
+    may_differ = {"data": ("root", "store"), "backbone": ("small_maps",)}
+    for key in ("data", "limit_images", "batch_size", "backbone", "head"):
+        then, now = before.get(key), config[key]
+        if key in may_differ:
+            then, now = ({k: v for k, v in part.items() if k not in may_differ[key]} for part in (then, now))
+        if then != now:
+            raise InputError(f"{path} has {key}={then}, and this run has {key}={now}")
+    trained_on = checkpoint.content.get(PICTURES)
+    if trained_on is None:
+        log.warning("%s does not tell which images it was trained on; going on with those that are there now.", path)
+    elif trained_on != images:
+        raise InputError(
+            f"{path} was trained on other images than those that are there now; restore them, or start over with "
+            "resume=never"
+        )
+    step = checkpoint.content["global_step"]
+    if step > total_steps:
+        raise InputError(f"{path} is at step {step}, beyond this run's {total_steps}; use more epochs")
+
+
+def weights_of(checkpoint: dict[str, Any], part: str) -> dict[str, torch.Tensor]:
+    """The weights of one part of the method, such as "backbone", under that part's own keys."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def export_backbone(backbone: nn.Module, path: Path) -> None:
+    """Write the encoder's weights as safetensors, under torchvision's keys less those of the classifier (fc.*)."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(save(weights))

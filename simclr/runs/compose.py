@@ -1,0 +1,106 @@
+"""From a command line to a configuration, and from a configuration to the objects that it describes.
+
+Composing a configuration must not import torch, so nothing here does at import time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from simclr.checks import is_whole
+from simclr.errors import InputError
+from simclr.runs.identity import digests, run_name
+
+_HERE = Path(__file__).resolve()
+# Beside the package in a checkout, within it where it has been installed.
+CONFIGS = next(path for path in (_HERE.parents[2] / "configs", _HERE.parents[1] / "configs") if path.is_dir())
+
+
+def _by_mode(single: str, sweep: str, *, _root_: DictConfig) -> str:
+    """`single` in one run, `sweep` in a job of -m. Hydra's own node is there while it composes, and gone in the job."""
+    mode = _root_.hydra.mode if "hydra" in _root_ else HydraConfig.get().mode if HydraConfig.initialized() else None
+    return sweep if mode == RunMode.MULTIRUN else single
+
+
+def _choice(group: str, *, _root_: DictConfig) -> str:
+    """The option that was chosen of a configuration group."""
+    if "hydra" not in _root_ and not HydraConfig.initialized():
+        raise InputError(
+            "hydra.compose keeps no record of the choices that name a run; use simclr.runs.compose.compose_config, or "
+            "return_hydra_config=True"
+        )
+    return (_root_.hydra if "hydra" in _root_ else HydraConfig.get()).runtime.choices[group]
+
+
+OmegaConf.register_new_resolver("choice", _choice, replace=True)
+OmegaConf.register_new_resolver("config_hash", lambda *, _root_: next(digests(_root_)), replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
+
+
+def compose_config(*overrides: str, command: str = "train") -> DictConfig:
+    """The configuration that `python train.py OVERRIDES...` would train, with every reference in it followed.
+
+    For notebooks and scripts. command: "train", "linear_eval" or "visualize". Raises Hydra's own exceptions for
+    overrides that are not understood.
+    """
+    prefer_own_configs()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(command, list(overrides), return_hydra_config=True)
+    values = {key: value for key, value in config.items() if key != "hydra"}  # while Hydra's node can be referred to
+    return OmegaConf.create(
+        {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in values.items()
+        }
+    )
+
+
+def build(config: DictConfig, **arguments: Any) -> Any:
+    """The object that a configuration with `_target_` describes.
+
+    Raises InputError for values that its constructor refuses, in the constructor's own words.
+    """
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise InputError(f"{sorted(missing)[0]} has no default; give it a value")
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            # Lightning's own class for settings that cannot be; importing it here would import torch.
+            if isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException":
+                raise InputError(f"{config._get_full_key('')}: {cause}") from error
+            cause = cause.__cause__
+        raise
+
+
+def check_number(config: DictConfig, key: str, low: int, high: int | None = None) -> None:
+    """Raise InputError unless `key`, which may be dotted, holds a whole number from `low` to `high`, None: to any."""
+    value = OmegaConf.select(config, key)
+    if not is_whole(value) or value < low or (high is not None and value > high):
+        bound = f"{low} or more" if high is None else f"{low} to {high}"
+        raise InputError(f"{key}={value} is not usable; it is a whole number, {bound}")
+
+
+def prefer_own_configs() -> None:
+    """Let a file in configs/hydra stand for itself where a plugin has registered a choice of the same name.
+
+    Hydra would merge the two with a warning. Ours are whole, so that they compose without the plugin, too.
+    """
+    Plugins.instance()  # imports the plugins, which register their choices
+    registered: dict[str, Any] = ConfigStore.instance().repo["hydra"]
+    for path in CONFIGS.glob("hydra/*/*.yaml"):
+        registered.get(path.parent.name, {}).pop(path.name, None)

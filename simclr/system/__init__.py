@@ -1,0 +1,1 @@
+"""What machines need: processes, signals, files, memory, precision, random numbers."""

@@ -1,0 +1,128 @@
+"""Measure the run, for `metrics.json`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from simclr.data.checks import in_both
+from simclr.methods.base import Method
+from simclr.runs.results import last_scalars, provenance
+from simclr.training.datamodule import TwoViews
+
+WARM_UP_STEPS = 3  # after every start or pause; they pay for memory, kernels and caches
+WINDOW = 10  # steps that the shown speed is averaged over
+
+
+class RunMetrics(Callback):
+    """Log `train/images_per_second`, and sum the run up when training has ended.
+
+    An image is a source image, which costs two views. The speed counts everything from the end of one step to the
+    end of the next (data, augmentation, forward, backward, optimiser), and no evaluation between epochs.
+    precision: the name that the run was asked for or chose ("16", "bf16", "32"). batch_size: images a step.
+    """
+
+    def __init__(self, run_dir: Path, precision: str, batch_size: int) -> None:
+        self.run_dir, self.precision, self.batch_size = run_dir, precision, batch_size
+        self.step_seconds: list[float] = []
+        self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.earlier_seconds = 0.0  # wall time of the processes before this one, up to the checkpoint
+        self.started_at = self.step_ended_at = time.perf_counter()
+        self.skip = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started_at = time.perf_counter()
+        self.skip = WARM_UP_STEPS
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step_ended_at = time.perf_counter()  # a run resumed in mid-epoch has no epoch start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step_ended_at = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        seconds, self.step_ended_at = now - self.step_ended_at, now
+        if self.skip > 0:
+            self.skip -= 1
+            self.recent.clear()  # shown, but not counted
+        else:
+            self.step_seconds.append(seconds)
+        self.recent.append(seconds)
+        speed = self.batch_size * len(self.recent) / sum(self.recent)
+        pl_module.log("train/images_per_second", torch.tensor(speed))
+
+    def summary(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """The content of `metrics.json`: the last value of every TensorBoard tag, speed, cost and provenance."""
+        for logger in trainer.loggers:
+            logger.save()
+        scalars = last_scalars(self.run_dir)
+        speed, how = self._speed()
+        protocols = {
+            "train/loss, train/top1, train/top5": "one training batch, the last that was logged; top-k is contrastive",
+            "images_per_second": how,
+        }
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            for tag, text in getattr(callback, "protocols", {}).items():
+                if tag in scalars:
+                    unknown = "" if math.isfinite(scalars[tag]) else "null, as what it is taken of is not finite; "
+                    protocols[tag] = unknown + text
+        return scalars | {
+            "images_per_second": speed,
+            "wall_seconds": self._wall_seconds(),
+            "images_seen": trainer.global_step * self.batch_size,
+            "epochs": trainer.current_epoch,
+            **_images(cast(TwoViews, trainer.datamodule)),  # type: ignore[attr-defined]
+            "precision": self.precision,
+            "parameters": _trainable(trainer.lightning_module),
+            "encoder_parameters": _trainable(cast(Method, trainer.lightning_module).backbone),
+            "protocol": protocols,
+            **provenance(trainer.strategy.root_device),
+        }
+
+    def _speed(self) -> tuple[float | None, str]:
+        """Images a second, and how that was measured."""
+        seconds, how = self.step_seconds, f"median over steps, {WARM_UP_STEPS} left out after every start"
+        if not seconds:
+            seconds, how = list(self.recent), "the last step alone, as all were warm-up"
+        if not seconds:
+            return None, "null, as the run went on with nothing left to train, and no time of its few steps was kept"
+        return self.batch_size / statistics.median(seconds), f"source images; {how}"
+
+    def _wall_seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started_at
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step_seconds": self.step_seconds,
+            "recent": list(self.recent),
+            "wall_seconds": self._wall_seconds(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step_seconds = state_dict["step_seconds"]
+        self.recent.extend(state_dict.get("recent", []))  # earlier releases did not keep it
+        self.earlier_seconds = state_dict["wall_seconds"]
+
+
+def _images(data: TwoViews) -> dict[str, Any]:
+    """Which images were trained on and judged by: keys are equal for equal contents."""
+    trained_on = {"train_images_key": data.train.key}
+    if data.val is None:
+        return trained_on
+    return trained_on | {"val_images_key": data.val.key, "val_images_in_train": in_both(data.train, data.val)}
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,1 +1,0 @@
-"""Pictures of what a run has learned: `python -m simclr.visualize`."""

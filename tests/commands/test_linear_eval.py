@@ -1,0 +1,85 @@
+"""linear_eval.py as users run it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from simclr.errors import InputError
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
+from simclr.runs.rebuild import stored
+from tests.conftest import Run, only_run, scalars
+
+
+def test_linear_evaluation_reports_and_records(finished):
+    run_dir = only_run(finished / "outputs")
+    result = json.loads((run_dir / "linear_eval.json").read_text())
+    assert {"top1", "top5", "top1_low", "top1_high", "knn_top1", "l2", "protocol", "train_images"} <= result.keys()
+    assert 0 <= result["top1_low"] <= result["top1"] <= result["top1_high"] <= 100
+    assert (result["train_images"], result["val_images"]) == (64, 20)
+    assert Path(result["checkpoint"]).name == "last.ckpt"
+    # The k-NN of the command is that of training: same weights, same images.
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert result["knn_top1"] == pytest.approx(metrics["val/knn_top1"])
+    assert scalars(run_dir / "evaluation")["linear_eval/top1"] == [(8, pytest.approx(result["top1"]))]
+    text = (finished / "linear_eval.py.txt").read_text()
+    assert f"linear top-1 {result['top1']:.2f} %" in text
+
+
+@pytest.mark.slow
+def test_a_bare_checkpoint_and_the_untrained_encoder_are_judged_too(finished, tmp_path, run):
+    run_dir = only_run(finished / "outputs")
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes(last_checkpoint(run_dir).read_bytes())
+    run("linear_eval.py", f"ckpt={alone}")
+    bare, full = (json.loads((d / "linear_eval.json").read_text()) for d in (tmp_path, run_dir))
+    assert bare["top1"] == full["top1"]
+    run("linear_eval.py", f"ckpt={alone}", "untrained=true")
+    untrained = json.loads((tmp_path / "linear_eval_untrained.json").read_text())
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    # Rebuilt from the seed, the untrained encoder is the very one that the run started with.
+    assert untrained["knn_top1"] == pytest.approx(metrics["val/knn_top1_untrained"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give either run=RUN_DIR or ckpt=PATH"),
+        pytest.param(("run=nowhere",), "there is no checkpoint nowhere/checkpoints/last.ckpt", marks=pytest.mark.slow),
+        pytest.param(("ckpt=damaged.ckpt",), "damaged.ckpt cannot be read as a checkpoint", marks=pytest.mark.slow),
+    ],
+)
+def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
+    (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    done = run("linear_eval.py", *arguments, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"_target_": "os.mkdir", "path": "planted"},
+        {"_target_": "simclr.models.backbone.resnet18_encoder", "stem": {"_target_": "os.mkdir", "path": "planted"}},
+        {"_target_": "simclr.models.batch_norm.dist.os.mkdir", "path": "planted"},
+    ],
+)
+def test_a_checkpoint_cannot_name_what_is_run(finished, tmp_path, planted):
+    checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
+    assert stored(checkpoint, "backbone").stem == "standard"
+    checkpoint["config"]["backbone"] = planted
+    with pytest.raises(InputError, match=rf"the checkpoint's backbone is {planted['_target_']}"):
+        stored(checkpoint, "backbone")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_names_other_code_ends_the_command(finished, run, tmp_path):
+    checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
+    checkpoint["config"]["backbone"] = {"_target_": "os.mkdir", "path": str(tmp_path / "planted")}
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    done = run("linear_eval.py", "ckpt=evil.ckpt", check=False)
+    assert done.returncode == 1
+    assert "the checkpoint's backbone is os.mkdir" in done.stderr
+    assert not (tmp_path / "planted").exists()

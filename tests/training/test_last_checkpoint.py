@@ -1,0 +1,184 @@
+"""When the last checkpoint is written, and when it is not."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from simclr.data.shapes import Shapes
+from simclr.errors import InputError
+from simclr.methods.simclr import SimCLR
+from simclr.optim.schedules import cosine
+from simclr.runs.checkpoint import (
+    PICTURES,
+    epoch_weights,
+    last_checkpoint,
+    load_checkpoint,
+    previous_checkpoint,
+    resume_point,
+)
+from simclr.system.signals import Requeue, Stop
+from simclr.training.datamodule import TwoViews
+from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
+from simclr.training.step_seed import StepSeed
+from tests.augment.test_engines import RECIPE
+
+NEVER = Stop(75)  # takes no signals, as nobody has entered it
+
+
+def fit(
+    run_dir,
+    minutes: float,
+    *watchers: Callback,
+    epochs: int = 1,
+    resume: Path | None = None,
+    stop: Stop = NEVER,
+) -> dict[str, Tensor]:
+    """Eight steps an epoch of a network of two layers and a dropout; returns its weights."""
+    torch.manual_seed(0)
+    method = SimCLR(
+        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(48, 8)),
+        head=nn.Linear(8, 4),
+        optimizer=torch.optim.Adam,
+        scheduler=lambda optimizer: cosine(optimizer, 16, 8),
+        temperature=0.1,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[
+            StopRequest(stop),
+            *watchers,
+            StepSeed(0),
+            LastCheckpoint(run_dir, minutes, 1, {"batch_size": 8}, stop),
+        ],
+        plugins=[WriteHere()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = TwoViews(Shapes(64, 10, 64, seed=0), RECIPE, batch_size=8, seed=0)
+    trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+    return method.state_dict()
+
+
+class Clock(Callback):
+    """Time for the callback under test, in which every step takes a minute; and the last step saved before each."""
+
+    def __init__(self, run_dir) -> None:
+        self.now = 0.0
+        self.path = last_checkpoint(run_dir)
+        self.saved: list[int] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.now += 60
+        self.saved.append(load_checkpoint(self.path)["global_step"] if self.path.exists() else 0)
+
+
+def test_a_kill_costs_at_most_the_minutes(tmp_path, monkeypatch):
+    clock = Clock(tmp_path)
+    monkeypatch.setattr("simclr.training.last_checkpoint.time", clock)
+    fit(tmp_path, 3, clock)
+    assert clock.saved == [0, 0, 0, 3, 3, 3, 6, 6]  # in the first to the eighth step
+    assert load_checkpoint(last_checkpoint(tmp_path))["global_step"] == 8  # an epoch's end
+
+
+def test_an_epochs_end_is_always_saved_and_the_one_before_kept(tmp_path):
+    fit(tmp_path, 60, epochs=2)
+    kept = [load_checkpoint(path(tmp_path))["global_step"] for path in (previous_checkpoint, last_checkpoint)]
+    assert kept == [8, 16]
+
+
+class Ruin(Callback):
+    """Weights that a step has made infinite, its loss having been finite."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step == 4:
+            next(pl_module.parameters()).data.fill_(torch.inf)
+
+
+def test_weights_that_are_not_finite_never_become_the_last_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match="the weights are not finite at step 4"):
+        fit(tmp_path, 1e-9, Ruin())
+    checkpoint = load_checkpoint(last_checkpoint(tmp_path))
+    assert checkpoint["global_step"] == 3
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+
+
+class Break(Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 6:
+            raise ZeroDivisionError
+
+
+def test_a_network_with_dropout_goes_on_as_if_never_stopped(tmp_path):
+    whole = fit(tmp_path / "whole", 60)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "stopped", 1e-9, Break())
+    last = last_checkpoint(tmp_path / "stopped")
+    assert load_checkpoint(last)["global_step"] == 5
+    torch.rand(7)  # a new process begins with other random numbers
+    resumed = fit(tmp_path / "stopped", 60, resume=last)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+class Ask(Callback):
+    """A scheduler that wants the run to go in its sixth step, and says so again while it saves itself."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.numbers = list(numbers)
+
+    def send(self) -> None:
+        if self.numbers:
+            os.kill(os.getpid(), self.numbers.pop(0))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 6:
+            self.send()
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self.send()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
+def test_a_signal_that_asks_to_stop_loses_nothing(tmp_path, number, caplog):
+    whole = fit(tmp_path / "whole", 60)
+    with caplog.at_level(logging.INFO), pytest.raises(Requeue) as left, Stop(85) as stop:
+        fit(tmp_path / "stopped", 60, Ask(number, number, signal.SIGTERM), stop=stop)
+    assert left.value.code == 85
+    assert f"{number.name}: stopped at step 6; " in caplog.text
+    last = last_checkpoint(tmp_path / "stopped")
+    assert load_checkpoint(last)["global_step"] == 6
+    resumed = fit(tmp_path / "stopped", 60, resume=last)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "5"])
+def test_minutes_are_a_number_above_zero(tmp_path, minutes):
+    with pytest.raises(InputError, match="checkpoint_minutes="):
+        LastCheckpoint(tmp_path, minutes, None, {}, Stop(75))
+
+
+def test_the_weights_of_every_epoch_are_kept_for_evaluation(tmp_path):
+    after_one = fit(tmp_path / "one", 60)
+    after_two = fit(tmp_path / "two", 60, epochs=2)
+    for epoch, expected in ((1, after_one), (2, after_two)):
+        kept = load_checkpoint(epoch_weights(tmp_path / "two", epoch))
+        assert (kept["epoch"], kept["global_step"]) == (epoch, 8 * epoch)
+        assert kept["config"] == {"batch_size": 8}
+        images = Shapes(64, 10, 64, seed=0).load().train.key
+        assert kept[PICTURES] == load_checkpoint(last_checkpoint(tmp_path / "two"))[PICTURES] == images
+        for name, tensor in expected.items():
+            assert torch.equal(kept["state_dict"][name], tensor)
+    with pytest.raises(InputError, match=r"epoch-001.ckpt holds weights alone"):
+        resume_point(tmp_path / "three", str(epoch_weights(tmp_path / "two", 1)))
