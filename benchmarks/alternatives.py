@@ -99,7 +99,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store = build(config.data).load().train
     parts = reference_parts if options.name == "reference" else lightly_parts
-    views, head, loss_of = parts(store, build(config.augmentation), config.temperature)
+    views, head, loss_of = parts(store, build(config.augmentation).views[0], config.temperature)
     backbone = resnet18(weights=None)
     backbone.fc = nn.Identity()
     network = nn.Sequential(backbone, nn.Flatten(), head).to(device).train()

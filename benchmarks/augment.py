@@ -44,7 +44,7 @@ def main() -> None:
     config: Any = composed(overrides)
     store = build(config.data).load().train
     images = store.gather(np.random.default_rng(0).permutation(len(store))[: options.images])
-    recipe: Recipe = build(config.augmentation)
+    recipe: Recipe = build(config.augmentation).views[0]
     draws = recipe.draw(len(images), images.shape[1], images.shape[2], torch.Generator().manual_seed(0))
 
     cpu = torch.device("cpu")

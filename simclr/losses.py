@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from simclr.errors import InputError
 from simclr.system import distributed
 
 # Logits that are held at once: 16 MB in float32. Up to a batch of 1,024 that is all of them; beyond, larger chunks are
@@ -39,12 +38,12 @@ def info_nce(embeddings: Tensor, temperature: float, chunk_logits: int = CHUNK_L
     Of several processes, each with N images, every one takes the mean over its own anchors, against the views of all:
     their mean, and the mean of their gradients, are those of one process with the whole batch.
 
-    Raises InputError for fewer than two views or a temperature that is not positive.
+    Raises ValueError for fewer than two views or a temperature that is not positive.
     """
     if embeddings.ndim != 3 or embeddings.shape[0] < 2:
-        raise InputError(f"InfoNCE needs embeddings [views >= 2, images, dimension], got {list(embeddings.shape)}")
+        raise ValueError(f"InfoNCE needs embeddings [views >= 2, images, dimension], got {list(embeddings.shape)}")
     if not 0 < temperature < float("inf"):
-        raise InputError(f"temperature must be greater than 0, got {temperature}; the recipe uses 0.07")
+        raise ValueError(f"temperature={temperature} is not usable; it is a number greater than 0 (recipe: 0.07)")
     views, images, _ = embeddings.shape
     # exp(1/0.07) is 1.6 million: half precision has neither the range nor the digits for these logits.
     with torch.autocast(embeddings.device.type, enabled=False):

@@ -5,6 +5,7 @@ python tests/as_one.py FILE
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from simclr.augment import batched
-from simclr.augment.recipe import Recipe
+from simclr.augment.augmentation import Augmentation
 from simclr.commands.launch import placement
 from simclr.data.batch import Views
 from simclr.data.shapes import Shapes
@@ -25,7 +26,8 @@ from simclr.models.batch_norm import synchronise_batch_norm
 from simclr.models.heads import ProjectionHead
 from simclr.optim.schedules import cosine
 from simclr.system import distributed
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
+from simclr.training.not_finite import NotFinite
 
 Numbers = dict[str, Tensor]
 
@@ -37,19 +39,20 @@ def numbers(seed: int, *shape: int) -> Tensor:
 class OneBadImage(SimCLR):
     """In the third step the last image of the batch, which only the last process sees, is not a number."""
 
-    def compute(self, batch: Views) -> Mapping[str, Tensor]:
+    def compute(self, views: Views) -> Mapping[str, Tensor]:
         if self.global_step == 2 and distributed.rank() == distributed.world_size() - 1:
-            batch.views[:, -1] = torch.nan
-        return super().compute(batch)
+            for images in views.images:
+                images[-1] = torch.nan
+        return super().compute(views)
 
 
 def simclr(kind: type[SimCLR] = SimCLR, **options: Any) -> SimCLR:
     pl.seed_everything(0, verbose=False)
     method = kind(
-        backbone=resnet18_encoder("standard"),
-        head=ProjectionHead(512, 32, 16),
+        backbone=partial(resnet18_encoder, "standard"),
+        head=partial(ProjectionHead, hidden_features=32, out_features=16),
         optimizer=torch.optim.Adam,
-        scheduler=lambda optimizer: cosine(optimizer, 6, 6),
+        scheduler=cosine,
         temperature=0.07,
         **options,
     )
@@ -83,7 +86,7 @@ class _Loss(nn.Module):
         self.method = method
 
     def forward(self, views: Tensor) -> Tensor:
-        return self.method.compute(Views(views))["loss"]
+        return self.method.compute(Views([*views], {}))["loss"]
 
 
 def gradients() -> Numbers:
@@ -104,15 +107,16 @@ def short_run() -> Numbers:
 
 
 def skipped_step() -> Numbers:
-    method = simclr(OneBadImage, on_nan="skip")
-    weights = after_six_steps(method)
-    assert method.skipped_steps == 1
+    skipping = NotFinite("skip")
+    weights = after_six_steps(simclr(OneBadImage), skipping)
+    assert skipping.skipped == 1
     return weights
 
 
-def after_six_steps(method: SimCLR) -> Numbers:
+def after_six_steps(method: SimCLR, *callbacks: pl.Callback) -> Numbers:
     """Weights and buffers after two epochs of images with Lightning's Trainer in float64."""
-    recipe = Recipe(
+    augmentation = Augmentation(
+        views=2,
         size=32,
         crop_scale=[0.3, 1.0],
         crop_ratio=[0.75, 1.33],
@@ -133,6 +137,7 @@ def after_six_steps(method: SimCLR) -> Numbers:
         max_epochs=2,
         precision="64-true",
         logger=False,
+        callbacks=[*callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -142,7 +147,9 @@ def after_six_steps(method: SimCLR) -> Numbers:
     def augment(*arguments: Any) -> Tensor:
         return batched.augment(*arguments).double()
 
-    trainer.fit(method, TwoViews(Shapes(24, 10, 32, seed=0), recipe, batch_size=8, seed=0, augment=augment))
+    trainer.fit(
+        method, PretrainingData(Shapes(24, 10, 32, seed=0), augmentation, batch_size=8, seed=0, augment=augment)
+    )
     assert trainer.global_step == 6
     return method.state_dict()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simclr.augment.augmentation import Augmentation
+from simclr.augment.recipe import Recipe
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 
 # Two test processes share the cores, with the commands that they start; threads of each would wait for each other's.
@@ -122,6 +125,10 @@ def real_subset() -> Path:
     if not path.exists():
         pytest.skip("no real images at ../shared/data/tiny-imagenet-200-subset.zip")
     return path
+
+
+def two_views(recipe: Recipe) -> Augmentation:
+    return Augmentation(2, **asdict(recipe))
 
 
 def only_run(root: Path) -> Path:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from simclr.checks import MAX_SIZE, MIN_SIZE, is_finite, is_whole
-from simclr.errors import InputError
 
 MAX_STRENGTH = 100  # of brightness, contrast and saturation; float32 blends stay finite
 PAIRS = {"crop_scale": (1e-6, 1), "crop_ratio": (0.01, 100), "blur_sigma": (1e-3, 1e3)}  # bounds of [low, high]
@@ -45,7 +44,7 @@ class Recipe:
     In this order: random resized crop to `size` pixels, horizontal flip, solarise (invert the values at or above
     `solarize_threshold`, of 255), colour jitter (the four adjustments in random order), grayscale, Gaussian blur,
     float in [0, 1]. Parameters mean what they mean in torchvision's transforms; `*_p` are probabilities.
-    Raises InputError for a parameter outside its range.
+    Raises ValueError for a parameter outside its range.
     """
 
     size: int
@@ -66,7 +65,7 @@ class Recipe:
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, rule: str) -> None:
             if not ok:
-                raise InputError(f"augmentation.{name}={getattr(self, name)} is not usable: {rule}")
+                raise ValueError(f"{name}={getattr(self, name)} is not usable: {rule}")
 
         for field in fields(self):
             value = getattr(self, field.name)

@@ -17,11 +17,11 @@ from simclr.data.checks import in_both, leak_words, warn_of_doubts
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol, Subject
+from simclr.runs.assemble import locate, reassemble
 from simclr.runs.checkpoint import PICTURES
 from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
-from simclr.runs.rebuild import locate, rebuild_encoder, rebuild_head, stored
 from simclr.runs.results import provenance, write_json
 from simclr.system import distributed
 from simclr.system.precision import choose_accelerator
@@ -43,7 +43,8 @@ def judge(config: DictConfig) -> float | None:
     if protocol.name == "transfer" and "data" not in config:
         raise InputError("protocol=transfer needs other images; choose them with data=")
     device, trained = torch.device(choose_accelerator("auto")), not config.untrained
-    train, val = build(config.data if "data" in config else stored(checkpoint, "data")).load()
+    source, _, method = reassemble(checkpoint, trained=trained)
+    _, train, val = (build(config.data) if "data" in config else source).load()
     protocol.check(train, val)
     assert val is not None, "Protocol.check"
     leaked = in_both(train, val)
@@ -53,8 +54,8 @@ def judge(config: DictConfig) -> float | None:
             "The training images have changed since this run: it may have been trained on some that now are held out."
         )
     subject = Subject(
-        encoder=rebuild_encoder(checkpoint, trained).to(device),
-        head=rebuild_head(checkpoint, trained).to(device) if config.layer == "head" else None,
+        encoder=method.parts()["backbone"].to(device),
+        head=method.parts()["head"].to(device) if config.layer == "head" else None,
         train=train if config.limit_images is None else train.first_of_shuffle(config.limit_images),
         val=val,
         device=device,

@@ -43,15 +43,17 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.data.checks import warn_of_doubts
     from simclr.models.backbone import compile_in_place
     from simclr.models.batch_norm import synchronise_batch_norm
+    from simclr.runs.assemble import assemble
     from simclr.runs.checkpoint import export_backbone
     from simclr.runs.directory import clear, forget_judgements
     from simclr.runs.events import sorted_last
     from simclr.runs.results import write_json
     from simclr.system import distributed
     from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
-    from simclr.training.datamodule import TwoViews
+    from simclr.training.datamodule import PretrainingData
     from simclr.training.health import Health
     from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
+    from simclr.training.not_finite import NotFinite
     from simclr.training.run_metrics import RunMetrics
     from simclr.training.step_seed import StepSeed
 
@@ -69,12 +71,14 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     precision, notice = choose_precision(str(config.precision), accelerator)
     if notice is not None:
         log.warning(notice)
-    data = TwoViews(
-        source=build(config.data),
-        recipe=build(config.augmentation),
+    source, augmentation, method = assemble(config, trusted=True)
+    data = PretrainingData(
+        source,
+        augmentation,
         batch_size=config.batch_size,
         seed=config.seed,
         limit_images=config.limit_images,
+        reads=method.reads,
         augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()
@@ -85,22 +89,13 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         each = config.batch_size // processes
         log.info("%d processes: each works on %d images of a batch of %d.", processes, each, config.batch_size)
     steps = data.steps_per_epoch
-    pl.seed_everything(config.seed, verbose=False)
-    backbone = build(config.backbone)  # before the head, so that one seed gives every head the same backbone
     if config.compile:
-        compile_in_place(backbone, accelerator)
-    method = build(
-        config.method,
-        backbone=backbone,
-        head=build(config.head, in_features=backbone.num_features),
-        optimizer=build(config.optimizer),
-        scheduler=build(config.scheduler, total_steps=config.epochs * steps, steps_per_epoch=steps),
-    )
+        compile_in_place(method.parts()["backbone"], accelerator)
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
     resume, step = distributed.from_first(
-        starting_point(run_dir, config, data.train.key, config.epochs * steps) if first else None
+        starting_point(run_dir, config, data.pretrain.key, config.epochs * steps) if first else None
     )
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
@@ -122,6 +117,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
             StopRequest(stop),
             StepSeed(config.seed),
             measure,
+            NotFinite(config.on_nan),
             Health(),
             keep,
             *(build(one) for one in config.callbacks.values() if one is not None),
@@ -142,7 +138,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if not first:
         return None
 
-    export_backbone(method.backbone, run_dir / "backbone.safetensors")
+    export_backbone(method.parts()["backbone"], run_dir / "backbone.safetensors")
     metrics = measure.summary(trainer)
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished

@@ -18,9 +18,9 @@ from simclr.runs.identity import as_dict
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from simclr.data.store import ImageStore
-    from simclr.models.backbone import Encoder
+    from simclr.data.store import ImageStore, Splits
     from simclr.runs.checkpoint import Loaded
 
 log = logging.getLogger(__name__)
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 class Subject:
     """The run that is drawn: its name, directory and last checkpoint, and the images.
 
-    bank: the training images that neighbours are looked for among. names: what the classes are called.
+    splits: all of them. bank: the training images that neighbours are looked for among. names: of the classes.
     """
 
     name: str
     run_dir: Path
     last: Loaded
-    train: ImageStore
+    splits: Splits
     bank: ImageStore
     val: ImageStore | None
     names: list[str]
@@ -47,15 +47,15 @@ class Subject:
         """Whether there are labelled validation images, and training images of the same classes."""
         return self.val is not None and self.val.labels is not None and self.bank.labels is not None
 
-    def encoder(self, path: Path | None) -> Encoder:
+    def encoder(self, path: Path | None) -> nn.Module:
         """As its weights at `path` make it, or untrained where that is None."""
+        from simclr.runs.assemble import reassemble
         from simclr.runs.checkpoint import load_checkpoint
-        from simclr.runs.rebuild import rebuild_encoder
 
         checkpoint = self.last.content if path is None or path == self.last.path else load_checkpoint(path)
-        return rebuild_encoder(checkpoint, trained=path is not None).to(self.device)
+        return reassemble(checkpoint, trained=path is not None).method.parts()["backbone"].to(self.device)
 
-    def features(self, encoder: Encoder, store: ImageStore, title: str) -> torch.Tensor:
+    def features(self, encoder: nn.Module, store: ImageStore, title: str) -> torch.Tensor:
         """Float32 [N, F] of the images of `store`, kept where linear_eval.py keeps them, too."""
         from simclr.evaluation.features import extract_with_cache
         from simclr.evaluation.protocol import check_features
@@ -115,18 +115,20 @@ def open_subject(config: DictConfig) -> Subject:
 
     from simclr.data.checks import warn_of_doubts
     from simclr.figures.words import display_names
-    from simclr.runs.rebuild import locate, stored
+    from simclr.runs.assemble import locate, reassemble
     from simclr.system.precision import choose_accelerator
 
     last, run_dir = locate(config.run, config.ckpt)
-    train, val = build(config.data if "data" in config else stored(last.content, "data")).load()
+    source = build(config.data) if "data" in config else reassemble(last.content, trained=False).source
+    splits = source.load()
+    _, train, val = splits
     bank = train if config.limit_images is None else train.first_of_shuffle(config.limit_images)
     if val is not None and val.classes != train.classes:
         raise InputError("training and validation images have other classes, so they cannot be compared; see data=")
     warn_of_doubts(bank, val)
     names = display_names(train.classes, None if config.words is None else Path(str(config.words)))
     name = run_dir.resolve().name
-    return Subject(name, run_dir, last, train, bank, val, names, torch.device(choose_accelerator("auto")))
+    return Subject(name, run_dir, last, splits, bank, val, names, torch.device(choose_accelerator("auto")))
 
 
 def top1(subject: Subject, bank: torch.Tensor, queries: torch.Tensor, settings: dict[str, Any]) -> float:
@@ -235,16 +237,17 @@ def neighbours(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
 
 def augmented_pairs(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
     """Write the sheet of images and the views that the run's first step saw of them."""
-    from simclr.data.store import Splits
     from simclr.figures import pairs as drawing
     from simclr.figures.figure import save
-    from simclr.runs.rebuild import stored
+    from simclr.runs.assemble import reassemble
 
-    run, recipe = subject.last.content["config"], build(stored(subject.last.content, "augmentation"))
+    run = subject.last.content["config"]
+    augmentation = reassemble(subject.last.content, trained=False).augmentation
     count = min(settings["augmented_pairs"]["images"], run["batch_size"])
-    images = Splits(subject.train, subject.val)
-    batch = drawing.first_batch(images, recipe, run["batch_size"], run["seed"], run["limit_images"], count)
-    save(drawing.draw(f"{subject.name}: views of the first step", batch, recipe), path)
+    batch = drawing.first_batch(
+        subject.splits, augmentation, run["batch_size"], run["seed"], run["limit_images"], count
+    )
+    save(drawing.draw(f"{subject.name}: views of the first step", batch, augmentation.views), path)
     log.info("Wrote %s", path)
     return True
 

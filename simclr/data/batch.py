@@ -6,14 +6,19 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Before augmentation: images uint8 [B, H, W, 3], rows int64 [B] of the store, and the step of the run."""
+    """Before augmentation: images uint8 [B, H, W, 3], their rows int64 [B] of the store, and the step of the run.
+
+    columns: what the method reads of each image beside its pixels, and nothing else: labels int64 [B], for instance.
+    """
 
     images: Tensor
     rows: Tensor
     step: int
+    columns: dict[str, Tensor]
 
 
 class Views(NamedTuple):
-    """After it: views float32 [2, B, 3, S, S] in [0, 1]."""
+    """After it: V views of every image, each float32 [B, 3, S, S] in [0, 1]; S may differ from view to view."""
 
-    views: Tensor
+    images: list[Tensor]
+    columns: dict[str, Tensor]

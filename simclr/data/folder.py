@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from simclr.checks import is_finite, is_whole
+from simclr.data import columns
 from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.files.archive import FolderArchive, composed, path_of, shown
@@ -77,8 +78,8 @@ class ImageFolder:
         held_out = stratified_split(labels, every.digests, self.val_fraction)
         if not held_out.any():
             log.warning("No class has two different images, one to train on and one to hold out.")
-            return Splits(every, None)
-        return Splits(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
+            return Splits.of(every, None)
+        return Splits.of(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
 
     def _plan(self, archive: FolderArchive) -> Plan:
         names = sorted(archive.names(), key=lambda name: (composed(name), name))  # the same order on every system
@@ -103,7 +104,7 @@ class ImageFolder:
         labelled = all("/" in name.removeprefix(top) for top, found in members.items() for name in found)
         classes = sorted({class_of(top, name) for top, found in members.items() for name in found})
         if not labelled or len(classes) == 1:  # one class would put k-NN and every probe at 100 %
-            return Plan({top.rstrip("/") or "train": Split(found, None, None) for top, found in members.items()}, [])
+            return {top.rstrip("/") or "train": Split(found) for top, found in members.items()}
         label_of = {name: label for label, name in enumerate(classes)}
         splits = {}
         for top, found in members.items():
@@ -113,9 +114,10 @@ class ImageFolder:
                 log.warning(
                     "Several folders are called %s, each spelled another way in Unicode: one class.", listed(twice)
                 )
-            labels = np.array([label_of[class_of(top, name)] for name in found])
-            splits[top.rstrip("/") or "train"] = Split(found, labels, None)
-        unseen = set(splits["val"].labels) - set(splits["train"].labels) if "val" in splits else set()  # type: ignore
+            labels = columns.labels([label_of[class_of(top, name)] for name in found], classes)
+            splits[top.rstrip("/") or "train"] = Split(found, {"labels": labels})
+        seen = {split: set(plan.columns["labels"].values) for split, plan in splits.items()}
+        unseen = seen.get("val", set()) - seen["train"]
         if unseen:
             root, name = shown(self.root), classes[min(unseen)]
             near = [other for names in _alike(classes) if name in names for other in names if other != name]
@@ -123,7 +125,7 @@ class ImageFolder:
                 f"{root}/val has the class {shown(name)}, and {root}/train has not; add it or take it out"
                 + (f", or give it the name of {listed(near)}" if near else "")
             )
-        return Plan(splits, classes)
+        return splits
 
 
 def _alike(classes: list[str]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from simclr.checks import MAX_SEED, is_whole
+from simclr.data import columns
 from simclr.data.store import ImageStore, Splits, check_size
 from simclr.errors import InputError
 
@@ -86,7 +87,7 @@ class Shapes:
 
     def load(self) -> Splits:
         """Render both splits into memory."""
-        return Splits(*(self._render(stream, split) for stream, split in enumerate(self.counts)))
+        return Splits.of(*(self._render(stream, split) for stream, split in enumerate(self.counts)))
 
     def _render(self, stream: int, split: str) -> ImageStore:
         count = self.counts[split]
@@ -101,15 +102,15 @@ class Shapes:
                 pixels[chunk] = _draw(unit[chunk], self.size, outline)
         # Not of the pixels: another processor may round one of them another way, and these are the same images.
         key = f"shapes {split} {count} {self.size} px seed {self.seed}"
-        return ImageStore.of(pixels, labels, classes=list(SHAPES), key=key)
+        return ImageStore.of(pixels, {"labels": columns.labels(labels, list(SHAPES))}, key=key)
 
 
 def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field]) -> np.ndarray:
     """Images uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers."""
-    columns = iter(np.moveaxis(unit, 1, 0)[:, :, None, None])
+    numbers = iter(np.moveaxis(unit, 1, 0)[:, :, None, None])
 
     def uniform(low: float, high: float) -> np.ndarray:
-        return low + (high - low) * next(columns)
+        return low + (high - low) * next(numbers)
 
     def colour(low: float, high: float) -> np.ndarray:
         return np.stack([uniform(low, high) for _ in range(3)], axis=-1)

@@ -6,12 +6,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from simclr.checks import MAX_SIZE, MIN_SIZE, is_whole
+from simclr.data.columns import Column
 from simclr.data.files.archive import Archive, shown
 from simclr.data.files.decode import BITS, Decoder
 from simclr.errors import InputError
@@ -27,13 +29,7 @@ from simclr.system.locks import locked
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when the files below change, or what they hold of a image; older stores are rebuilt
-# What may be known of images: its type, and its shape for one of them.
-KNOWN: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
-    "labels": (np.int64, ()),
-    "boxes": (np.int16, (4,)),
-    "digests": ("S16", ()),
-}
+FORMAT = 4  # raise it when the files below change, or what they hold of an image; older stores are rebuilt
 
 
 @dataclass(frozen=True)
@@ -41,38 +37,52 @@ class ImageStore:
     """Images of one size with what is known about them.
 
     pixels: uint8 [M, H, W, 3], usually memory-mapped; rows: int64 [N], which of them belong to this store, in order.
-    labels: int64 [N] or None. boxes: int16 [N, 4] (x0, y0, x1, y1 in pixels, -1 where unknown) or None.
-    digests: S16 [N], equal for images that are equal pixel by pixel. classes: the names that labels index.
-    key: equal for equal contents (pixels in their order, labels, boxes, classes), wherever they came from.
+    digests: S16 [N], equal for images that are equal pixel by pixel. columns: what is known of each, N rows each.
+    key: equal for equal contents (pixels in their order, and all columns), wherever they came from.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
-    labels: np.ndarray | None
-    boxes: np.ndarray | None
     digests: np.ndarray
-    classes: list[str]
+    columns: Mapping[str, Column]
     key: str
 
     @classmethod
     def of(
         cls,
         pixels: np.ndarray,
-        labels: np.ndarray | None = None,
-        boxes: np.ndarray | None = None,
+        columns: Mapping[str, Column] | None = None,
         digests: np.ndarray | None = None,
-        *,
-        classes: list[str],
         key: str | None = None,
     ) -> ImageStore:
         """A store that holds all of `pixels`; what is not given of digests and key is computed."""
+        columns = columns or {}
         digests = digests_of(pixels) if digests is None else digests
         if key is None:
-            key = _digest([classes, pixels.shape], [digests, labels, boxes])[:16]
-        return cls(pixels, np.arange(len(pixels)), labels, boxes, digests, classes, key)
+            further = sorted(columns.keys() - {"labels", "boxes"})
+            names = list(columns["labels"].names) if "labels" in columns else []
+            arrays = [columns[name].values if name in columns else None for name in ("labels", "boxes", *further)]
+            about = [[name, *columns[name].names] for name in further]
+            key = _digest([names, pixels.shape, *about], [digests, *arrays])[:16]
+        return cls(pixels, np.arange(len(pixels)), digests, columns, key)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of every image, int64 [N]; None where they have none."""
+        return self.columns["labels"].values if "labels" in self.columns else None
+
+    @property
+    def classes(self) -> list[str]:
+        """The names that labels index; none without labels."""
+        return list(self.columns["labels"].names) if "labels" in self.columns else []
+
+    @property
+    def boxes(self) -> np.ndarray | None:
+        """int16 [N, 4], as columns.boxes has them; None where they have none."""
+        return self.columns["boxes"].values if "boxes" in self.columns else None
 
     def gather(self, indices: np.ndarray | slice) -> Tensor:
         """The images at `indices` of this store, copied: uint8 [B, H, W, 3]."""
@@ -83,9 +93,8 @@ class ImageStore:
         return replace(
             self,
             rows=self.rows[indices],
-            labels=None if self.labels is None else self.labels[indices],
-            boxes=None if self.boxes is None else self.boxes[indices],
             digests=self.digests[indices],
+            columns={name: column.select(indices) for name, column in self.columns.items()},
             key=_digest(self.key, [indices])[:16],
         )
 
@@ -97,25 +106,30 @@ class ImageStore:
 
 
 class Splits(NamedTuple):
-    """What a data source yields: val is None where there is nothing to judge a representation with."""
+    """What a source yields.
 
+    pretrain: what a method learns from; labels are not needed. train: what probes are fitted on; the same store where a
+    set has one. val: what is judged on, and never chosen on; None where there is nothing to judge with.
+    """
+
+    pretrain: ImageStore
     train: ImageStore
     val: ImageStore | None
 
+    @classmethod
+    def of(cls, train: ImageStore, val: ImageStore | None) -> Splits:
+        """Of a set whose training images are what a method learns from, too."""
+        return cls(train, train, val)
+
 
 class Split(NamedTuple):
-    """The images that one split of a store is to hold: member names of the archive and what is known of each."""
+    """The images that one split of a store is to hold: member names of the archive, and what is known of each."""
 
     names: list[str]
-    labels: np.ndarray | None
-    boxes: np.ndarray | None
+    columns: Mapping[str, Column] = {}
 
 
-class Plan(NamedTuple):
-    """What to decode: the splits ("train", and "val" where there is one) and the class names."""
-
-    splits: dict[str, Split]
-    classes: list[str]
+Plan = Mapping[str, Split]  # what to decode: "train", and "pretrain" and "val" where there are such splits
 
 
 def digests_of(pixels: np.ndarray) -> np.ndarray:
@@ -181,21 +195,20 @@ def _read(folder: Path, fingerprint: str, size: int) -> Splits | None:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["fingerprint"] != fingerprint:
             return None
-        digest, columns, small = meta.pop("digest"), {}, []
-        for name, count in meta["splits"].items():
-            pixels = _map(folder / f"{name}-pixels.npy", np.uint8, (count, size, size, 3))
-            known = []
-            for kind, (dtype, shape) in KNOWN.items():
-                path = folder / f"{name}-{kind}.npy"
-                known.append(np.array(_map(path, dtype, (count, *shape))) if path.exists() else None)
-            columns[name] = (pixels, known)
-            small += known
+        digest, stores, small = meta.pop("digest"), {}, []
+        for split, about in meta["splits"].items():
+            count = about["count"]
+            pixels = _map(folder / f"{split}-pixels.npy", np.uint8, (count, size, size, 3))
+            digests = np.array(_map(folder / f"{split}-digests.npy", "S16", (count,)))
+            columns = {}
+            for name, (dtype, shape, names) in about["columns"].items():
+                values = np.array(_map(folder / f"{split}-{name}.npy", dtype, (count, *shape)))
+                columns[name] = Column(values, tuple(names))
+            small += [digests, *(column.values for column in columns.values())]
+            stores[split] = ImageStore.of(pixels, columns, digests)
         if digest != _digest(meta, small):
             return None
-        stores = {
-            name: ImageStore.of(pixels, *known, classes=meta["classes"]) for name, (pixels, known) in columns.items()
-        }
-        return Splits(stores["train"], stores.get("val"))
+        return Splits(stores.get("pretrain", stores["train"]), stores["train"], stores.get("val"))
     except Exception:  # damage shows in many ways, and all have the same remedy
         return None
 
@@ -210,7 +223,7 @@ def _map(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(path, dtype, "r", file.tell(), shape)
 
 
-def _digest(plain: object, arrays: list[np.ndarray | None]) -> str:
+def _digest(plain: object, arrays: Sequence[np.ndarray | None]) -> str:
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for array in arrays:
         digest.update(b"none" if array is None else array.tobytes())
@@ -219,14 +232,14 @@ def _digest(plain: object, arrays: list[np.ndarray | None]) -> str:
 
 def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: str, bits: int) -> None:
     """Raises InputError, and OSError where writing fails; nothing half-written is left behind."""
-    own = {"meta.json", *(f"{split}-{kind}.npy" for split in ("train", "val") for kind in ("pixels", *KNOWN))}
-    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= own):
+    own = re.compile(rf"meta\.json|({'|'.join(Splits._fields)})-[a-z_]+\.npy")
+    if folder.exists() and not (folder.is_dir() and all(own.fullmatch(path.name) for path in folder.iterdir())):
         raise InputError(
             f"{shown(folder)} is in the way of the image store and was not made by it; move it, or use data.store="
         )
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it now
-    counts = {name: len(split.names) for name, split in plan.splits.items()}
+    counts = {name: len(split.names) for name, split in plan.items()}
     needed, free = sum(counts.values()) * size * size * 3, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
@@ -237,7 +250,8 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
     decoder = Decoder(archive, size, bits)
     try:
         small: list[np.ndarray | None] = []
-        for name, split in plan.splits.items():
+        splits: dict[str, Any] = {}
+        for name, split in plan.items():
             digests = []
             # Written, not mapped: on a full disk a write fails, where a store into a map kills the process.
             with (building / f"{name}-pixels.npy").open("wb") as file:
@@ -246,12 +260,13 @@ def _build(folder: Path, archive: Archive, size: int, plan: Plan, fingerprint: s
                 for batch in decoder.batches(split.names, f"Decoding {name} images"):
                     file.write(batch.data)
                     digests.append(digests_of(batch))
-            for kind, values in zip(KNOWN, (split.labels, split.boxes, np.concatenate(digests)), strict=True):
-                if values is not None:
-                    values = values.astype(KNOWN[kind][0])
-                    np.save(building / f"{name}-{kind}.npy", values)
+            columns = split.columns
+            for kind, values in (("digests", np.concatenate(digests)), *((k, c.values) for k, c in columns.items())):
+                np.save(building / f"{name}-{kind}.npy", values)
                 small.append(values)
-        meta = {"fingerprint": fingerprint, "classes": plan.classes, "splits": counts}
+            about = {kind: (c.values.dtype.str, c.values.shape[1:], c.names) for kind, c in columns.items()}
+            splits[name] = {"count": counts[name], "columns": about}
+        meta = json.loads(json.dumps({"fingerprint": fingerprint, "splits": splits}))  # as it will be read
         (building / "meta.json").write_text(json.dumps(meta | {"digest": _digest(meta, small)}), encoding="utf-8")
         for path in building.iterdir():
             to_disk(path)  # a power loss after the renaming must not leave pages of zeros, which nothing would notice

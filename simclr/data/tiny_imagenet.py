@@ -6,8 +6,7 @@ import logging
 from collections import Counter
 from pathlib import PurePosixPath
 
-import numpy as np
-
+from simclr.data import columns
 from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.files.archive import Archive, FolderArchive, ZipArchive, path_of, shown
 from simclr.data.files.download import download
@@ -107,10 +106,7 @@ class _Layout:
         if twice:
             raise self._error(f"names the class {min(twice)} twice in wnids.txt", "take one of the two lines out")
         splits = {"train": self._train(classes), "val": self._val(classes)}
-        return Plan(
-            {n: s._replace(names=[self.top + name for name in s.names]) for n, s in splits.items()},
-            classes,
-        )
+        return {n: s._replace(names=[self.top + name for name in s.names]) for n, s in splits.items()}
 
     def _train(self, classes: list[str]) -> Split:
         by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
@@ -128,20 +124,20 @@ class _Layout:
         images, labels, boxes = [], [], []
         for label, (wnid, members) in enumerate(by_class.items()):
             listing = f"train/{wnid}/{wnid}_boxes.txt"
-            known = self._table(listing, columns=5) if listing in self.present else {}
+            known = self._table(listing, width=5) if listing in self.present else {}
             for name in members:
                 images.append(name)
                 labels.append(label)
                 boxes.append([int(x) for x in known.get(PurePosixPath(name).name, NO_BOX)])
-        return Split(images, np.array(labels), np.array(boxes, np.int16))
+        return Split(images, {"labels": columns.labels(labels, classes), "boxes": columns.boxes(boxes)})
 
-    def _table(self, listing: str, columns: int) -> dict[str, list[str]]:
+    def _table(self, listing: str, width: int) -> dict[str, list[str]]:
         """The tab-separated rows of a listing by their first column; the last four columns are whole numbers, a box."""
         rows = {}
         for number, line in enumerate(self._text(listing).splitlines(), start=1):
             name, *rest = line.split("\t")
             is_box = all(value.isdecimal() and len(value) <= 5 and int(value) < MAX_PIXEL for value in rest[-4:])
-            if len(rest) != columns - 1 or not is_box:
+            if len(rest) != width - 1 or not is_box:
                 raise self._error(
                     f"has a line {number} in {listing} that cannot be read ({line[:80]!r})", f"fetch {URL} again"
                 )
@@ -153,7 +149,7 @@ class _Layout:
     def _val(self, classes: list[str]) -> Split:
         listing = "val/val_annotations.txt"
         label_of = {wnid: label for label, wnid in enumerate(classes)}
-        annotations = self._table(listing, columns=6)
+        annotations = self._table(listing, width=6)
         if not annotations:
             raise self._error(f"lists no image in {listing}", f"fetch {URL} again")
         present = {PurePosixPath(name).name for name in self.names if name.startswith("val/images/")}
@@ -168,8 +164,6 @@ class _Layout:
         stray = sorted(present - annotations.keys())
         if stray:
             raise self._error(f"has val/images/{stray[0]}, which {listing} does not list", "add its line or remove it")
-        return Split(
-            [f"val/images/{image}" for image in annotations],
-            np.array([label_of[wnid] for wnid, *_ in annotations.values()]),
-            np.array([[int(x) for x in box] for _, *box in annotations.values()], np.int16),
-        )
+        labels = columns.labels([label_of[wnid] for wnid, *_ in annotations.values()], classes)
+        boxes = columns.boxes([[int(x) for x in box] for _, *box in annotations.values()])
+        return Split([f"val/images/{image}" for image in annotations], {"labels": labels, "boxes": boxes})

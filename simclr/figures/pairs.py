@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from simclr.augment import batched
+from simclr.augment.augmentation import Augmentation
 from simclr.augment.recipe import Draws, Recipe
 from simclr.data.store import Splits
 from simclr.figures.figure import BLUE, GRAY, ORANGE, STYLE, VERMILION, blank_figure, shortened, show_image
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,25 +26,25 @@ FRAMES = (BLUE, VERMILION, ORANGE)  # of the first view, the second, and any fur
 class FirstBatch(NamedTuple):
     """The beginning of a run's first batch.
 
-    images: uint8 [P, H, W, 3]; views: float32 [V, P, 3, S, S] in [0, 1]; draws: of each view, for P images or more.
+    images: uint8 [P, H, W, 3]; views: V of float32 [P, 3, S, S] in [0, 1]; draws: of each view, for P images or more.
     """
 
     images: Tensor
-    views: Tensor
+    views: list[Tensor]
     draws: list[Draws]
 
 
 class _Opened(NamedTuple):
     """A source whose images are open already."""
 
-    images: Splits
+    splits: Splits
 
     def load(self) -> Splits:
-        return self.images
+        return self.splits
 
 
 def first_batch(
-    images: Splits, recipe: Recipe, batch_size: int, seed: int, limit_images: int | None, count: int
+    splits: Splits, augmentation: Augmentation, batch_size: int, seed: int, limit_images: int | None, count: int
 ) -> FirstBatch:
     """The first `count` images of step 0 and their views, made by the data module that the run trains with.
 
@@ -56,10 +57,10 @@ def first_batch(
         draws.append(drawn)
         return batched.augment(batch[:count], Draws(*(field[:count] for field in drawn)), recipe)
 
-    data = TwoViews(_Opened(images), recipe, batch_size, seed, limit_images, engine)
+    data = PretrainingData(_Opened(splits), augmentation, batch_size, seed, limit_images, augment=engine)
     data.setup()
     batch = next(iter(data.train_dataloader()))
-    views = data.on_after_batch_transfer(batch, 0).views
+    views = data.on_after_batch_transfer(batch, 0).images
     return FirstBatch(batch.images[:count], views, draws)
 
 
@@ -96,7 +97,14 @@ def describe(recipe: Recipe) -> str:
     return "; ".join(parts)
 
 
-def draw(title: str, batch: FirstBatch, recipe: Recipe) -> Figure:
+def _notes(recipes: list[Recipe]) -> list[str]:
+    """The recipe of all views in a sentence, or one for each where they differ."""
+    if all(recipe == recipes[0] for recipe in recipes):
+        return [describe(recipes[0])]
+    return [f"view {view}, {recipe.size} px: {describe(recipe)}" for view, recipe in enumerate(recipes, start=1)]
+
+
+def draw(title: str, batch: FirstBatch, recipes: list[Recipe]) -> Figure:
     """A sheet: a image with the crops marked in it, then its views, in two such blocks side by side."""
     import matplotlib
     from matplotlib.patches import Rectangle
@@ -116,7 +124,7 @@ def draw(title: str, batch: FirstBatch, recipe: Recipe) -> Figure:
             wspace=0.06, hspace=caption / CELL,
         )  # fmt: skip
         figure.suptitle(shortened(title, int(10 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
-        note = "\n".join(textwrap.wrap(describe(recipe), int(14 * width)))
+        note = "\n".join(line for words in _notes(recipes) for line in textwrap.wrap(words, int(14 * width)))
         figure.text(0.5, 1 - 0.42 / height, note, ha="center", va="top", fontsize=9)
         for place in range(count):
             row, first = place % rows, place // rows * (views + 2)
@@ -136,9 +144,9 @@ def draw(title: str, batch: FirstBatch, recipe: Recipe) -> Figure:
                 axes.set_title("image, crops", fontsize=10)
             for view, drawn in enumerate(batch.draws):
                 axes = figure.add_subplot(grid[row, first + 1 + view])
-                pixels = batch.views[view, place].permute(1, 2, 0).clamp(0, 1)
+                pixels = batch.views[view][place].permute(1, 2, 0).clamp(0, 1)
                 show_image(axes, pixels.numpy(), FRAMES[min(view, 2)], 2.5)
-                words = operations(drawn, place, recipe, height_px * width_px)
+                words = operations(drawn, place, recipes[view], height_px * width_px)
                 axes.set_xlabel("\n".join(textwrap.wrap(words, 24)), fontsize=8, labelpad=3)
                 if row == 0:
                     axes.set_title(f"view {view + 1}", fontsize=10, color=FRAMES[min(view, 2)])

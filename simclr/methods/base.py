@@ -1,10 +1,9 @@
-"""What every pre-training method shares: an encoder to take home, an optimiser, a schedule in steps."""
+"""The contract of every pre-training method: what it reads, what its loss is, what it is made of."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -12,113 +11,113 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from simclr.augment.augmentation import Augmentation
 from simclr.checks import is_finite
+from simclr.data.batch import Views
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
+from simclr.optim.groups import all_alike, norms_and_biases_undecayed
 from simclr.system import distributed
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeScheduler = Callable[[Optimizer], LRScheduler]
+MakeBackbone = Callable[[], Encoder]
+MakeHead = Callable[..., nn.Module]  # given in_features
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+MakeScheduler = Callable[..., LRScheduler]  # given the optimiser, total_steps and steps_per_epoch
 
 
-SKIPS_IN_A_ROW = 10
+class Scalar(NamedTuple):
+    """What a number is that a method computes of a batch, for the bar, the log, metrics.json and the report.
 
-log = logging.getLogger(__name__)
+    words: as on the axis of a figure. unit: "%" or "". short: its name in the progress bar; None keeps it out of there.
+    """
+
+    words: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+    short: str | None = None
 
 
 class Method(pl.LightningModule):
     """A method says how views become a loss, in `compute`; this base does the rest.
 
-    backbone: the encoder that evaluation judges and users take home; images [B, 3, H, W] to features [B, F].
-    head: features [B, F] to the embeddings [B, D] that the loss compares.
-    optimizer, scheduler: factories, so that a method with several parameter groups can call them as it needs; the
-    scheduler is stepped after every optimiser step.
-    on_nan: what to do where a batch's loss is not finite. "stop" raises FloatingPointError before weights are touched;
-    "skip" leaves weights, optimiser and batch-norm statistics as they were, counts the step in train/skipped_steps, and
-    raises after SKIPS_IN_A_ROW of them, since then it is not the batch that is wrong.
+    backbone, head, optimizer, scheduler: factories, so that a method can make two of a kind. The backbone is what
+    evaluation judges and users take home, images [B, 3, H, W] to features [B, F]; the head takes features to the
+    embeddings [B, D] that the loss compares. The scheduler is stepped after every optimiser step.
+    decay_norms_and_biases: whether the optimiser's weight decay is theirs, too.
+
+    Whether views share batch norm's statistics belongs to the method, whose docstring says it. All that a method keeps
+    in parts, buffers and parameters is saved and resumed exactly, without a line of its own.
     """
+
+    reads: ClassVar[frozenset[str]] = frozenset()  # columns that `compute` needs, such as "labels"
+    scalars: ClassVar[Mapping[str, Scalar]] = {}  # what `compute` returns, "loss" among them
 
     def __init__(
         self,
-        backbone: Encoder,
-        head: nn.Module,
+        backbone: MakeBackbone,
+        head: MakeHead,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler,
-        on_nan: str = "stop",
+        decay_norms_and_biases: bool = True,
     ) -> None:
         super().__init__()
-        if on_nan not in ("stop", "skip"):
-            raise InputError(f"on_nan={on_nan} is not known; choose stop or skip")
-        self.backbone, self.head, self.on_nan = backbone, head, on_nan
+        if not isinstance(decay_norms_and_biases, bool):
+            raise ValueError(f"decay_norms_and_biases={decay_norms_and_biases} is not usable; choose true or false")
+        self.backbone = backbone()  # before the head, so that one seed gives every head the same backbone
+        self.head = head(in_features=self.backbone.num_features)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.skipped_steps = self.skipped_in_a_row = 0
-        self.skipping = False
-        self.undo: list[tuple[Tensor, Tensor]] = []
+        self.decay_norms_and_biases = decay_norms_and_biases
 
-    def compute(self, batch: Any) -> Mapping[str, Tensor]:
-        """Scalars of one batch by name; "loss" is minimised, and every one is logged as train/<name>."""
+    def check(self, augmentation: Augmentation) -> None:
+        """Raise ValueError where the method cannot learn from such views."""
+
+    def compute(self, views: Views) -> Mapping[str, Tensor]:
+        """The scalars of one batch by name: "loss", which is minimised, and whatever else `scalars` describes.
+
+        Of several processes each has its part of the batch; what is logged is the mean over all of them.
+        """
         raise NotImplementedError
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.undo = [(buffer, buffer.clone()) for buffer in self.buffers()] if self.on_nan == "skip" else []
+    def parts(self) -> Mapping[str, nn.Module]:
+        """What the method is made of, by the names that evaluation and export ask for."""
+        return {"backbone": self.backbone, "head": self.head}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is given."""
+        return (all_alike if self.decay_norms_and_biases else norms_and_biases_undecayed)(self.parameters())
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step that was taken, for moving averages; progress: of the run, up to 1."""
+
+    def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         scalars = self.compute(batch)
-        # Of several processes each has its part of the batch; what is logged, and judged, is the whole.
+        assert scalars.keys() == self.scalars.keys(), "a method describes what it computes"
+        # Of several processes each has its part of the batch; what is logged is the whole. It stays a tensor where it
+        # is: Lightning would move a plain number to the GPU, and read back what is meant for its progress bar.
         means = distributed.mean(torch.stack([value.detach().float() for value in scalars.values()]))
-        logged = dict(zip(scalars, means, strict=True))
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.skipping = not logged["loss"].isfinite()  # a GPU is waited for here, once a step, after its forward pass
-        if self.skipping:
-            self._count_skip(logged["loss"].item(), rate)
-        else:
-            self.skipped_in_a_row = 0
-            # What is logged stays a tensor where it is: Lightning would move a plain number to the GPU, and read back
-            # what is meant for its progress bar.
-            self.log_dict({f"train/{name}": value for name, value in logged.items()})
-        self.log("train/lr", torch.tensor(rate))
-        if self.on_nan == "skip":
-            self.log("train/skipped_steps", torch.tensor(float(self.skipped_steps)))
+        self.log_dict({f"train/{name}": mean for name, mean in zip(scalars, means, strict=True)})
+        self.log("train/lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
         return scalars["loss"]
-
-    def on_after_backward(self) -> None:
-        if not self.skipping:
-            return
-        # Backward has run, as it must in several processes, which share their gradients in it.
-        for parameter in self.parameters():
-            if self.trainer.precision == "16-mixed" and parameter.grad is not None:
-                parameter.grad.fill_(torch.nan)  # what the loss scaler sees, to leave the step out
-            else:
-                parameter.grad = None  # without gradients an optimiser changes nothing
-        with torch.no_grad():
-            for buffer, value in self.undo:
-                buffer.copy_(value)
-
-    def _count_skip(self, loss: float, rate: float) -> None:
-        self.skipped_steps, self.skipped_in_a_row = self.skipped_steps + 1, self.skipped_in_a_row + 1
-        where = f"the loss is {loss} at step {self.trainer.global_step}, learning rate {rate:.3g}"
-        if self.on_nan == "stop":
-            raise FloatingPointError(where)
-        if self.skipped_in_a_row == SKIPS_IN_A_ROW:
-            raise FloatingPointError(f"{where}, as it was in the {SKIPS_IN_A_ROW - 1} steps before")
-        log.warning("The step is skipped: %s.", where)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped_steps"] = (self.skipped_steps, self.skipped_in_a_row)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The first versions skipped no step.
-        self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     def configure_optimizers(self) -> Any:
         try:
-            optimizer = self.make_optimizer(self.parameters())
-            rates = [group["lr"] for group in optimizer.param_groups]
-            if not all(is_finite(rate) for rate in rates):
-                raise ValueError(f"a learning rate of {rates[0]} is not usable")
-        except (TypeError, ValueError) as error:
+            optimizer = self.make_optimizer(self.parameter_groups())
+        except TypeError as error:  # torch compares what it is given with numbers
             raise InputError(f"optimizer: {error}") from error
+        for name, value in optimizer.defaults.items():
+            if isinstance(value, float) and not is_finite(value):  # torch refuses NaN itself, and lets infinity pass
+                raise InputError(f"optimizer.{name}={value} is not usable; it is a finite number")
         # trainer.estimated_stepping_batches is not for here: it would set the loader up before Lightning restores its
         # place, and a resumed run would see the epoch's first batches again.
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        steps = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
+        total = (self.trainer.max_epochs or 1) * steps
+        scheduler = self.make_scheduler(optimizer, total_steps=total, steps_per_epoch=steps)
+        if type(self).after_step is not Method.after_step:
+            optimizer.register_step_post_hook(lambda optimizer, *_: self._step_done(optimizer, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _step_done(self, optimizer: Optimizer, total_steps: int) -> None:
+        overflow = getattr(optimizer, "found_inf", None)  # of FP16's gradient scaler: a fused optimiser left it out
+        left_out = all(p.grad is None for group in optimizer.param_groups for p in group["params"])
+        if not left_out and (overflow is None or not overflow.item()):
+            self.after_step(min(1.0, (self.trainer.global_step + 1) / total_steps))

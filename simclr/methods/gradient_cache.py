@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from simclr.models.buffers import remember_buffers
+
 
 def embed_in_parts(network: nn.Module, embed: Callable[[Tensor], Tensor], views: Tensor, images: int) -> Tensor:
     """embed(views), at most that many `images` at a time; loss and gradients of the result are those of the whole.
@@ -37,10 +39,8 @@ def embed_in_parts(network: nn.Module, embed: Callable[[Tensor], Tensor], views:
 @contextmanager
 def _buffers_kept(network: nn.Module) -> Iterator[None]:
     """Undo what happens to buffers meanwhile: batch norm's running statistics count every part once, not twice."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    put_back = remember_buffers(network)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+        put_back()

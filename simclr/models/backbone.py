@@ -38,16 +38,16 @@ def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
     the max-pool that follows. State-dict keys are torchvision's without `fc.*`, so weights move both ways with
     `load_state_dict(..., strict=False)` (only `conv1.weight` differs in shape under the small stem).
     small_maps: compute convolutions on maps of a few pixels as matrix products where that is faster (small_maps.py).
-    Raises InputError for another stem, and for a small_maps that is neither true nor false.
+    Raises ValueError for another stem, and for a small_maps that is neither true nor false.
     """
     if not isinstance(small_maps, bool):
-        raise InputError(f"backbone.small_maps={small_maps} is not usable; choose true or false")
+        raise ValueError(f"small_maps={small_maps} is not usable; choose true or false")
     network = ResNetEncoder(BasicBlock, [2, 2, 2, 2])
     if stem == "small":
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     elif stem != "standard":
-        raise InputError(f"backbone.stem={stem} is not known; choose standard or small")
+        raise ValueError(f"stem={stem} is not known; choose standard or small")
     if small_maps:
         use_small_maps(network)
     return cast(Encoder, network)
@@ -56,7 +56,7 @@ def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
 def compile_in_place(network: nn.Module, device: str) -> None:
     """Let torch.compile rewrite the network's forward and backward; its modules, weights and their names stay.
 
-    Raises InputError where torch.compile cannot work on this machine for `device` ("cpu", "cuda", ...).
+    Raises ValueError where torch.compile cannot work on this machine for `device` ("cpu", "cuda", ...).
     """
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))

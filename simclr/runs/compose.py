@@ -5,6 +5,9 @@ Composing a configuration must not import torch, so nothing here does at import 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +71,31 @@ def compose_config(*overrides: str, command: str = "train") -> DictConfig:
 def build(config: DictConfig, **arguments: Any) -> Any:
     """The object that a configuration with `_target_` describes.
 
-    Raises InputError for values that its constructor refuses, in the constructor's own words.
+    Raises InputError for what its constructor refuses: in the constructor's own words, with the key they are about.
     """
     missing = OmegaConf.missing_keys(config)
     if missing:
         raise InputError(f"{sorted(missing)[0]} has no default; give it a value")
-    try:
+    with _naming_keys(config):
         return instantiate(config, _convert_="all", **arguments)
+
+
+def factory(config: DictConfig) -> Callable[..., Any]:
+    """What makes the object anew at every call, given further arguments; it refuses in the words of `build`."""
+    make = build(config, _partial_=True)
+
+    def made(*arguments: Any, **named: Any) -> Any:
+        with _naming_keys(config):
+            return make(*arguments, **named)
+
+    return made
+
+
+@contextmanager
+def _naming_keys(config: DictConfig) -> Iterator[None]:
+    """Turn what the code behind a configuration refuses into an InputError about the key as its user writes it."""
+    try:
+        yield
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
@@ -82,9 +103,21 @@ def build(config: DictConfig, **arguments: Any) -> Any:
                 raise cause from None
             # Lightning's own class for settings that cannot be; importing it here would import torch.
             if isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException":
-                raise InputError(f"{config._get_full_key('')}: {cause}") from error
+                raise InputError(_with_key(config, str(cause))) from error
             cause = cause.__cause__
         raise
+
+
+def _with_key(config: DictConfig, message: str) -> str:
+    """A message that begins with the name of an argument, `lr=3 is not usable`, with the key that sets it."""
+    node, found = config._get_full_key(""), re.match(r"([a-z]\w*)[\w.\[\]]*=", message)
+    if found is None or found[1] not in config:
+        return f"{node}: {message}"
+    value = config._get_node(found[1])
+    assert value is not None, "it is in the configuration"
+    # What refers to another key, as method.temperature does to temperature, is set by that one.
+    origin = re.fullmatch(r"\$\{([a-z_.]+)\}", str(value._value())) if value._is_interpolation() else None
+    return origin[1] + message.removeprefix(found[1]) if origin else f"{node}.{message}"
 
 
 def check_number(config: DictConfig, key: str, low: int, high: int | None = None) -> None:

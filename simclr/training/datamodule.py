@@ -1,8 +1,8 @@
-"""Batches of two views: gathered by step number from the store, augmented on the device."""
+"""Batches of views: gathered by step number from the store, augmented on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simclr.augment import batched
+from simclr.augment.augmentation import Augmentation
 from simclr.augment.recipe import Draws, Recipe
 from simclr.checks import is_whole
 from simclr.data.batch import Batch, Views
@@ -19,12 +20,11 @@ from simclr.errors import InputError
 from simclr.system import distributed
 from simclr.system.randomness import generator
 
-VIEWS = 2
 ALL = slice(None)
 
 
 class Source(Protocol):
-    """Where images come from; see tiny_imagenet.py, shapes.py, folder.py."""
+    """Where images come from; see data/tiny_imagenet.py, shapes.py, folder.py."""
 
     def load(self) -> Splits:
         """Open the images, making what is missing. Safe to call from several processes at once."""
@@ -38,6 +38,7 @@ class StepLoader:
     of its own; `pinned` puts it where a GPU can fetch it without waiting.
 
     part: which of the batch's images to yield; of several processes each has its own part of one and the same batch.
+    reads: the columns of the store that go with the images.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class StepLoader:
         step: int = 0,
         part: slice = ALL,
         pinned: bool = False,
+        reads: Iterable[str] = (),
     ) -> None:
         self.store, self.batch_size, self.seed, self.step = store, batch_size, seed, step
-        self.part, self.pinned = part, pinned
+        self.part, self.pinned, self.reads = part, pinned, sorted(reads)
 
     def __len__(self) -> int:
         return len(self.store) // self.batch_size
@@ -63,7 +65,10 @@ class StepLoader:
             start = step % len(self) * self.batch_size
             rows = order[start : start + self.batch_size][self.part]
             images = self.store.gather(rows.numpy())
-            return Batch(images.pin_memory() if self.pinned else images, rows, step)
+            columns = {name: self.store.columns[name].gather(rows.numpy()) for name in self.reads}
+            if self.pinned:
+                images, columns = images.pin_memory(), {name: column.pin_memory() for name, column in columns.items()}
+            return Batch(images, rows, step, columns)
 
         end = (epoch + 1) * len(self)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
@@ -84,22 +89,23 @@ class StepLoader:
         pass
 
 
-class TwoViews(pl.LightningDataModule):
-    """Two augmented views of every image of a batch.
+class PretrainingData(pl.LightningDataModule):
+    """The views of every image of a batch, and what the method reads beside them.
 
-    source: the images. recipe: the augmentation. seed: of image order and augmentation.
+    source: the images. augmentation: a recipe for each view. seed: of image order and augmentation.
     batch_size: images a step, of all processes together; each works on its equal share.
-    limit_images: train on the first N images of a fixed shuffle, which is the same for every seed.
-    augment: the engine, batched.augment or reference.augment.
+    limit_images: learn from the first N images of a fixed shuffle, which is the same for every seed.
+    reads: the columns that the method reads. augment: the engine, batched.augment or reference.augment.
     """
 
     def __init__(
         self,
         source: Source,
-        recipe: Recipe,
+        augmentation: Augmentation,
         batch_size: int,
         seed: int,
         limit_images: int | None = None,
+        reads: Iterable[str] = (),
         augment: Callable[[Tensor, Draws, Recipe], Tensor] = batched.augment,
     ) -> None:
         super().__init__()
@@ -110,59 +116,71 @@ class TwoViews(pl.LightningDataModule):
             raise InputError(
                 f"batch_size={batch_size} cannot be split over {processes} processes; use a multiple of {processes}"
             )
-        self.source, self.recipe, self.augment = source, recipe, augment
-        self.batch_size, self.seed, self.limit_images = batch_size, seed, limit_images
-        self.images: Splits | None = None
+        self.source, self.augmentation, self.augment = source, augmentation, augment
+        self.batch_size, self.seed, self.limit_images, self.reads = batch_size, seed, limit_images, list(reads)
+        self.splits: Splits | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the images. Raises InputError where they do not fill one batch."""
-        if self.images is not None:
+        """Open the images. Raises InputError where they do not fill one batch, or lack what the method reads."""
+        if self.splits is not None:
             return
-        train, val = self.source.load()
+        pretrain, train, val = self.source.load()
         if self.limit_images is not None:
-            train = train.first_of_shuffle(self.limit_images)
-        if len(train) < self.batch_size:
+            limited = pretrain.first_of_shuffle(self.limit_images)
+            pretrain, train = limited, limited if train is pretrain else train
+        if len(pretrain) < self.batch_size:
             raise InputError(
-                f"batch_size={self.batch_size} is larger than the number of training images, {len(train)}; use a "
+                f"batch_size={self.batch_size} is larger than the number of training images, {len(pretrain)}; use a "
                 "smaller batch_size or more images"
             )
-        self.images = Splits(train, val)
+        missing = [name for name in self.reads if name not in pretrain.columns]
+        if missing:
+            raise InputError(
+                f"the method learns from {' and '.join(missing)}, which these images lack; choose others with data=, "
+                "or another method="
+            )
+        self.splits = Splits(pretrain, train, val)
+
+    @property
+    def pretrain(self) -> ImageStore:
+        """The images that the method learns from."""
+        assert self.splits is not None, "setup() opens the images"
+        return self.splits.pretrain
 
     @property
     def train(self) -> ImageStore:
-        """The images that are trained on."""
-        assert self.images is not None, "setup() opens the images"
-        return self.images.train
+        """The images that probes are fitted on."""
+        assert self.splits is not None, "setup() opens the images"
+        return self.splits.train
 
     @property
     def val(self) -> ImageStore | None:
         """The validation images, None where the source has none."""
-        assert self.images is not None, "setup() opens the images"
-        return self.images.val
+        assert self.splits is not None, "setup() opens the images"
+        return self.splits.val
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.train_dataloader())
+        return len(self.pretrain) // self.batch_size
 
     def train_dataloader(self) -> StepLoader:
         if self.trainer is None:
-            return StepLoader(self.train, self.batch_size, self.seed)
+            return StepLoader(self.pretrain, self.batch_size, self.seed, reads=self.reads)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        part = distributed.shard(self.batch_size)
-        return StepLoader(self.train, self.batch_size, self.seed, self.trainer.global_step, part, pinned=on_gpu)
+        part, step = distributed.shard(self.batch_size), self.trainer.global_step
+        return StepLoader(self.pretrain, self.batch_size, self.seed, step, part, pinned=on_gpu, reads=self.reads)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Views:
         """Augment on the device. The draws are a function of (seed, step, view, place in the batch) and nothing else.
 
-        Every process draws for the whole batch and keeps what its rank has of it, so that a image gets the same views
+        Every process draws for the whole batch and keeps what its rank has of it, so that an image gets the same views
         whatever the number of processes.
         """
         _, height, width, _ = batch.images.shape
         part = distributed.shard(self.batch_size)
         views = []
-        for view in range(VIEWS):
-            source = generator("augment", self.seed, batch.step, view)
-            draws = self.recipe.draw(self.batch_size, height, width, source)
+        for view, recipe in enumerate(self.augmentation.views):
+            draws = recipe.draw(self.batch_size, height, width, generator("augment", self.seed, batch.step, view))
             own = Draws(*(field[part] for field in draws))
-            views.append(self.augment(batch.images, own, self.recipe))
-        return Views(torch.stack(views))
+            views.append(self.augment(batch.images, own, recipe))
+        return Views(views, batch.columns)

@@ -16,7 +16,7 @@ from simclr.evaluation.features import clean, extract, frozen
 from simclr.evaluation.label_free import collapse, measure
 from simclr.methods.base import Method
 from simclr.system.randomness import generator
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 from simclr.training.periodic import PeriodicMeasure
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ class LabelFree(PeriodicMeasure):
 
     `features/...` are the encoder's output, `embeddings/...` the head's, which the loss compares; both in eval mode,
     under current weights, of the first `images` of a fixed shuffle of the training images, un-augmented. Alignment
-    compares two views of each, by the run's own recipe under draws that stay the same, so that of two augmentations the
-    stronger one has views that lie further apart. TensorBoard also gets every dimension's standard deviation, as a
-    histogram. The untrained network is measured and never called collapsed.
+    compares the first two views of each, by the run's own recipes under draws that stay the same, so that of two
+    augmentations the stronger one has views that lie further apart. TensorBoard also gets every dimension's standard
+    deviation, as a histogram. The untrained network is measured and never called collapsed.
 
     `alarm` says in a word what has collapsed, None while nothing has; the progress bar shows it.
     """
@@ -55,17 +55,19 @@ class LabelFree(PeriodicMeasure):
         }
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:
-        method, data = cast(Method, pl_module), cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
-        store = data.train.first_of_shuffle(self.images)
+        method, data = cast(Method, pl_module), cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
+        store = data.pretrain.first_of_shuffle(self.images)
         _, height, width, _ = store.pixels.shape
 
         def view(number: int) -> Callable[[Tensor, slice], Tensor]:
-            draws = data.recipe.draw(len(store), height, width, generator("label-free", number))
-            return lambda images, rows: data.augment(images, Draws(*(d[rows] for d in draws)), data.recipe)
+            recipe = data.augmentation.views[min(number, len(data.augmentation.views) - 1)]
+            draws = recipe.draw(len(store), height, width, generator("label-free", number))
+            return lambda images, rows: data.augment(images, Draws(*(d[rows] for d in draws)), recipe)
 
-        features = [extract(method.backbone, store, method.device, prepare=p) for p in (clean, view(0), view(1))]
-        with frozen(method.head):
-            embeddings = [method.head(x) for x in features]
+        backbone, head = method.parts()["backbone"], method.parts()["head"]
+        features = [extract(backbone, store, method.device, prepare=p) for p in (clean, view(0), view(1))]
+        with frozen(head):
+            embeddings = [head(x) for x in features]
         values: dict[str, float] = {}
         collapsed: dict[str, str] = {}
         for kind, outputs in (("features", features), ("embeddings", embeddings)):

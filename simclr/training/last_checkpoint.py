@@ -20,7 +20,7 @@ from simclr.runs.checkpoint import PICTURES, epoch_weights, last_checkpoint, pre
 from simclr.system import distributed
 from simclr.system.files import replacing, to_disk
 from simclr.system.signals import Stop
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ class LastCheckpoint(Checkpoint):
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def _origin(self, trainer: pl.Trainer) -> dict[str, Any]:
-        data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
-        return {"config": self.config, PICTURES: data.train.key}
+        data = cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
+        return {"config": self.config, PICTURES: data.pretrain.key}
 
     def _leave(self, trainer: pl.Trainer) -> None:
         log.info(

@@ -14,7 +14,7 @@ from simclr.evaluation.features import are_finite, extract
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.methods.base import Method
 from simclr.system import distributed
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 from simclr.training.periodic import PeriodicMeasure
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class OnlineKNN(PeriodicMeasure):
         return {"val/knn_top1": words, "val/knn_top1_untrained": f"before training; {words}"}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
+        data = cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
         self.bank_size = len(data.train)
         if data.val is None or data.val.labels is None:
             log.info("No labelled validation images: val/knn_top1 is not measured.")
@@ -67,11 +67,11 @@ class OnlineKNN(PeriodicMeasure):
 
     def _top1(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float | None:
         """Per cent; NaN where the features are, None where there are no labels."""
-        data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
+        data = cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
         train, val = data.train, data.val
         if val is None or val.labels is None or train.labels is None:
             return None
-        encoder, device = cast(Method, pl_module).backbone, pl_module.device
+        encoder, device = cast(Method, pl_module).parts()["backbone"], pl_module.device
         bank, queries = extract(encoder, train, device), extract(encoder, val, device)
         if not are_finite(bank, queries):
             return math.nan

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 
+from simclr.methods.base import Method
+
 log = logging.getLogger(__name__)
-
-# tag, name in the bar, how its value is written
-SHOWN = (
-    ("train/loss", "loss", "{:.3f}"),
-    ("train/top1", "top-1", "{:.1f}%"),
-    ("train/top5", "top-5", "{:.1f}%"),
-    ("train/lr", "lr", "{:.2e}"),
-    ("train/images_per_second", "images/s", "{:.0f}"),
-)
-
 
 READ_EVERY_SECONDS = 0.5  # reading a value makes the processor wait for the GPU
 
 
-def shown_metrics(metrics: dict[str, Any]) -> dict[str, str]:
+def shown_metrics(trainer: pl.Trainer) -> dict[str, str]:
     """Short names and formatted values, in reading order, of what the bar and the log show."""
-    return {name: form.format(float(metrics[tag])) for tag, name, form in SHOWN if tag in metrics}
+    described = cast(Method, trainer.lightning_module).scalars
+    shown = {f"train/{name}": (s.short, "{:.1f}%" if s.unit == "%" else "{:.3f}") for name, s in described.items()}
+    shown |= {"train/lr": ("lr", "{:.2e}"), "train/images_per_second": ("images/s", "{:.0f}")}
+    metrics = trainer.callback_metrics
+    return {short: form.format(metrics[tag].item()) for tag, (short, form) in shown.items() if short and tag in metrics}
 
 
 def alarms(trainer: pl.Trainer) -> dict[str, str]:
@@ -61,7 +57,7 @@ class TrainingProgress(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         if time.monotonic() - self.read_at >= READ_EVERY_SECONDS:
-            self.shown = alarms(trainer) | shown_metrics(trainer.callback_metrics)
+            self.shown = alarms(trainer) | shown_metrics(trainer)
             self.read_at = time.monotonic()
         return dict(self.shown)
 
@@ -75,6 +71,6 @@ class TrainingProgress(RichProgressBar):
         self._say(trainer, f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def _say(self, trainer: pl.Trainer, where: str) -> None:
-        values = alarms(trainer) | shown_metrics(trainer.callback_metrics)
+        values = alarms(trainer) | shown_metrics(trainer)
         log.info("%s: %s", where, ", ".join(f"{name} {value}" for name, value in values.items()))
         self.said_at = time.monotonic()

@@ -17,7 +17,7 @@ from torch import nn
 from simclr.data.checks import in_both
 from simclr.methods.base import Method
 from simclr.runs.results import last_scalars, provenance
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 
 WARM_UP_STEPS = 3  # after every start or pause; they pay for memory, kernels and caches
 WINDOW = 10  # steps that the shown speed is averaged over
@@ -69,8 +69,10 @@ class RunMetrics(Callback):
             logger.save()
         scalars = last_scalars(self.run_dir)
         speed, how = self._speed()
+        method = cast(Method, trainer.lightning_module)
+        words = {f"train/{name}": scalar.words for name, scalar in method.scalars.items()}
         protocols = {
-            "train/loss, train/top1, train/top5": "one training batch, the last that was logged; top-k is contrastive",
+            ", ".join(words): f"one training batch, the last that was logged: {', '.join(words.values())}",
             "images_per_second": how,
         }
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -83,10 +85,11 @@ class RunMetrics(Callback):
             "wall_seconds": self._wall_seconds(),
             "images_seen": trainer.global_step * self.batch_size,
             "epochs": trainer.current_epoch,
-            **_images(cast(TwoViews, trainer.datamodule)),  # type: ignore[attr-defined]
+            **_images(cast(PretrainingData, trainer.datamodule)),  # type: ignore[attr-defined]
             "precision": self.precision,
-            "parameters": _trainable(trainer.lightning_module),
-            "encoder_parameters": _trainable(cast(Method, trainer.lightning_module).backbone),
+            "parameters": _trainable(method),
+            "encoder_parameters": _trainable(method.parts()["backbone"]),
+            "scalars": {f"train/{name}": scalar._asdict() for name, scalar in method.scalars.items()},
             "protocol": protocols,
             **provenance(trainer.strategy.root_device),
         }
@@ -116,9 +119,9 @@ class RunMetrics(Callback):
         self.earlier_seconds = state_dict["wall_seconds"]
 
 
-def _images(data: TwoViews) -> dict[str, Any]:
+def _images(data: PretrainingData) -> dict[str, Any]:
     """Which images were trained on and judged by: keys are equal for equal contents."""
-    trained_on = {"train_images_key": data.train.key}
+    trained_on = {"train_images_key": data.pretrain.key}
     if data.val is None:
         return trained_on
     return trained_on | {"val_images_key": data.val.key, "val_images_in_train": in_both(data.train, data.val)}

@@ -140,7 +140,7 @@ def test_damaged_zips(tmp_path, method):
 
 
 def check(images: Splits) -> None:
-    train, val = images
+    _, train, val = images
     assert val is not None
     for store in (train, val):
         assert store.labels is not None

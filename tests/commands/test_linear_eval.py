@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simclr.errors import InputError
+from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
-from simclr.runs.rebuild import stored
 from tests.conftest import Run, only_run, scalars
 
 
@@ -68,10 +68,10 @@ def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
 )
 def test_a_checkpoint_cannot_name_what_is_run(finished, tmp_path, planted):
     checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
-    assert stored(checkpoint, "backbone").stem == "standard"
+    assert reassemble(checkpoint, trained=True).method.temperature == 0.07
     checkpoint["config"]["backbone"] = planted
     with pytest.raises(InputError, match=rf"the checkpoint's backbone is {planted['_target_']}"):
-        stored(checkpoint, "backbone")
+        reassemble(checkpoint, trained=True)
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from simclr.commands.visualize import visualize
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
+from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import epoch_weights, last_checkpoint
 from simclr.runs.compose import CONFIGS, build
 from simclr.runs.identity import as_dict
-from simclr.runs.rebuild import rebuild_encoder
 from tests.conftest import REPOSITORY, TINY_RUN, environment, image_bytes, only_run
 
 
@@ -51,8 +51,9 @@ def test_a_run_is_drawn_and_the_same_command_draws_the_same(tmp_path, caplog):
         with Image.open(tmp_path / "figures" / name) as image:
             assert len(set(image.convert("RGB").resize((100, 100)).get_flattened_data())) > 20
     # The accuracy that stands beside is scikit-learn's.
-    train, val = Shapes(64, 20, 16, 0).load()
-    encoder = rebuild_encoder(torch.load(last_checkpoint(tmp_path), weights_only=True), trained=True)
+    _, train, val = Shapes(64, 20, 16, 0).load()
+    checkpoint = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    encoder = reassemble(checkpoint, trained=True).method.parts()["backbone"]
     oracle = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
     oracle.fit(extract(encoder, train, "cpu").numpy(), train.labels)
     top1 = 100 * oracle.score(extract(encoder, val, "cpu").numpy(), val.labels)

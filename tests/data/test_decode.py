@@ -206,7 +206,7 @@ def test_images_with_nothing_to_see_are_said_at_every_start(tmp_path, caplog):
 
 def store_of(pixels: np.ndarray) -> ImageStore:
     gray = pixels.clip(0, 255).astype(np.uint8)
-    return ImageStore.of(np.repeat(gray[..., None], 3, axis=-1), classes=[], key="")
+    return ImageStore.of(np.repeat(gray[..., None], 3, axis=-1), key="")
 
 
 def test_what_counts_as_nothing_to_see():

@@ -60,7 +60,7 @@ def test_names_of_every_kind(tmp_path, caplog, capfd):
     root = write_folder(tmp_path / "p \udcff\n", files)
     for _ in range(2):  # built, then read back
         with caplog.at_level("INFO"):
-            train, val = ImageFolder(str(root), 16, 0.2).load()
+            _, train, val = ImageFolder(str(root), 16, 0.2).load()
         assert val is not None
         assert (len(train), len(val), train.classes) == (10, 10, sorted(NAMES))
     for record in caplog.records:
@@ -77,7 +77,7 @@ def test_one_class_is_no_label(tmp_path, caplog, top):
     files = {f"{top}cats/{i}.png": GOOD for i in range(20)}
     root = write_folder(tmp_path / "p", files | ({"val/cats/1.png": GOOD} if top else {}))
     with caplog.at_level("INFO"):
-        train, val = ImageFolder(str(root), 16, 0.1).load()
+        _, train, val = ImageFolder(str(root), 16, 0.1).load()
     assert (len(train), train.labels) == (20, None)
     assert (val is None) == (not top)
     assert "no labels (which take folders of two classes)" in caplog.text
@@ -155,12 +155,12 @@ def shades(count: int) -> list[bytes]:
 def test_two_spellings_of_a_name_are_one_class(tmp_path, caplog):
     one, two, three, four = shades(4)
     files = {f"{WHOLE}/1.png": one, f"{APART}/2.png": two, "Zoo/3.png": three, "Zoo/4.png": four}
-    train, val = ImageFolder(str(write_folder(tmp_path / "p", files)), 9, 0.5).load()
+    _, train, val = ImageFolder(str(write_folder(tmp_path / "p", files)), 9, 0.5).load()
     assert train.classes == [WHOLE, "Zoo"]
     assert sorted([*train.labels, *val.labels]) == [0, 0, 1, 1]
     assert f"Several folders are called '{WHOLE}', each spelled another way" in caplog.text
     files = {f"train/{APART}/1.png": one, f"val/{WHOLE}/2.png": two, "train/Zoo/3.png": three, "val/Zoo/4.png": four}
-    train, val = ImageFolder(str(write_folder(tmp_path / "q", files)), 9, 0.5).load()
+    _, train, val = ImageFolder(str(write_folder(tmp_path / "q", files)), 9, 0.5).load()
     assert (train.labels.tolist(), val.labels.tolist(), val.classes) == ([0, 1], [0, 1], [WHOLE, "Zoo"])
 
 

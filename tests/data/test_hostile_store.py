@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simclr.data import columns
 from simclr.data.files.archive import FolderArchive
 from simclr.data.store import Plan, Split, Splits, open_store
 from simclr.errors import InputError
@@ -25,8 +26,14 @@ def source(tmp_path: Path, count: int = 6) -> FolderArchive:
 def build(archive: FolderArchive, parent: Path | None = None) -> Splits:
     def plan() -> Plan:
         names = archive.names()
-        train = Split(names[:4], np.array([0, 1, 0, 1]), np.arange(16, dtype=np.int16).reshape(4, 4))
-        return Plan({"train": train, "val": Split(names[4:], np.array([1, 0]), None)}, ["cat", "dog"])
+        known = {
+            "labels": columns.labels([0, 1, 0, 1], ["cat", "dog"]),
+            "boxes": columns.boxes(np.arange(16).reshape(4, 4)),
+        }
+        return {
+            "train": Split(names[:4], known),
+            "val": Split(names[4:], {"labels": columns.labels([1, 0], ["cat", "dog"])}),
+        }
 
     return open_store(archive, SIZE, plan, "test", parent)
 
@@ -149,7 +156,7 @@ def test_a_disk_that_fills_up_leaves_no_half_store(tmp_path, largest_file):
     size = 256
     archive = source(tmp_path, count=20)  # 4 MB of pixels
     names = archive.names()
-    plan = Plan({"train": Split(names, None, None)}, [])
+    plan = {"train": Split(names)}
     largest_file(2**20)
     with pytest.raises(InputError, match=r"cannot write the image store .*source\.store-256 \(File too large\)"):
         open_store(archive, size, lambda: plan, "test")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from simclr.data import columns
 from simclr.data.checks import in_both, warn_of_doubts
 from simclr.data.folder import ImageFolder
 from simclr.data.split import stratified_split
@@ -86,7 +87,7 @@ def test_every_split_is_sound(collection, fraction):
 
 def test_small_classes_are_judged_and_the_smallest_named(tmp_path, caplog):
     counts = {"a": 40, "b": 40, "c": 2, "d": 1, "e": 2, "f": 1, "g": 1}
-    train, val = ImageFolder(str(tree(tmp_path / "p", counts)), 16, 0.1).load()
+    _, train, val = ImageFolder(str(tree(tmp_path / "p", counts)), 16, 0.1).load()
     assert np.bincount(val.labels, minlength=7).tolist() == [4, 4, 1, 0, 1, 0, 0]
     assert np.bincount(train.labels).tolist() == [36, 36, 1, 1, 1, 1, 1]
     warn_of_doubts(train, val)
@@ -99,19 +100,19 @@ def test_small_classes_are_judged_and_the_smallest_named(tmp_path, caplog):
 
 def test_many_classes_are_named_in_short(tmp_path, caplog):
     counts = {f"c{i:03}": 1 for i in range(100)} | {"z": 2}
-    warn_of_doubts(*ImageFolder(str(tree(tmp_path / "p", counts)), 16, 0.1).load())
+    warn_of_doubts(*ImageFolder(str(tree(tmp_path / "p", counts)), 16, 0.1).load()[1:])
     assert "100 of the 101 classes have no validation images" in caplog.text
     assert "'c000', 'c001', 'c002', 'c003', 'c004' and 95 more." in caplog.text
 
 
 def test_classes_without_validation_are_named_where_both_folders_are_given(tmp_path, caplog):
     root = tree(tmp_path / "p", {"train/a": 3, "train/b": 3, "train/c d": 1, "val/a": 2})
-    warn_of_doubts(*ImageFolder(str(root), 16, 0.1).load())
+    warn_of_doubts(*ImageFolder(str(root), 16, 0.1).load()[1:])
     assert "2 of the 3 classes have no validation images, so no accuracy speaks of them: 'b', 'c d'." in caplog.text
 
 
 def test_one_image_a_class_trains_and_is_not_judged(tmp_path, caplog):
-    train, val = ImageFolder(str(tree(tmp_path / "p", {"a": 1, "b": 1, "c": 1})), 16, 0.5).load()
+    _, train, val = ImageFolder(str(tree(tmp_path / "p", {"a": 1, "b": 1, "c": 1})), 16, 0.5).load()
     assert (len(train), val) == (3, None)
     assert "No class has two different images, one to train on and one to hold out" in caplog.text
 
@@ -123,7 +124,7 @@ def test_copies_and_links_go_to_one_side(tmp_path, caplog):
         (root / "b" / f"link to {i}.png").symlink_to(f"{i}.png")
         os.link(root / "b" / f"{i}.png", root / "b" / f"also {i}.png")
     with caplog.at_level("INFO"):
-        train, val = ImageFolder(str(root), 16, 0.1).load()
+        _, train, val = ImageFolder(str(root), 16, 0.1).load()
     assert np.bincount(val.labels).tolist() == [6, 9]
     seen = {train.gather(slice(i, i + 1)).numpy().tobytes() for i in range(len(train))}
     assert not any(val.gather(slice(i, i + 1)).numpy().tobytes() in seen for i in range(len(val)))
@@ -140,7 +141,7 @@ def test_images_in_both_are_counted_and_said(caplog):
         np.uint8
     )
     labels = np.arange(400) % 2
-    whole = ImageStore.of(pixels, labels, classes=["a", "b"])
+    whole = ImageStore.of(pixels, {"labels": columns.labels(labels, ["a", "b"])})
     train, val = whole.select(np.arange(0, 300)), whole.select(np.arange(399, 299, -1))
     brute = sum((pixels[:300] == pixels[row]).all(axis=(1, 2, 3)).any() for row in range(300, 400))
     assert 10 < brute < 100

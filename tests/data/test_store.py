@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from simclr.data import columns
+from simclr.data.columns import Column
 from simclr.data.files.archive import FolderArchive
 from simclr.data.store import ImageStore, Plan, Split, Splits, open_store
 from simclr.errors import InputError
@@ -26,9 +28,13 @@ def make_images(folder: Path, count: int, value: int = 0) -> FolderArchive:
     return FolderArchive(folder, {".png"})
 
 
+def plan_with(names: list[str], labels: Iterable[int], classes: Iterable[str], **further: Column) -> Plan:
+    return {"train": Split(names, {"labels": columns.labels([*labels], [*classes])} | further)}
+
+
 def plan_of(archive: FolderArchive) -> Plan:
     names = archive.names()
-    return Plan({"train": Split(names, np.arange(len(names)), None)}, [str(i) for i in range(len(names))])
+    return plan_with(names, range(len(names)), map(str, range(len(names))))
 
 
 def build(archive: FolderArchive, plan: Callable[[], Plan]) -> Splits:
@@ -38,8 +44,10 @@ def build(archive: FolderArchive, plan: Callable[[], Plan]) -> Splits:
 
 BUILD = """
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from simclr.data import columns
+from simclr.data.columns import Column
 from simclr.data.store import open_store
 from tests.data.test_store import plan_of
 from simclr.data.files.archive import FolderArchive
@@ -193,21 +201,22 @@ def test_the_key_tells_contents_and_nothing_else(tmp_path):
     own = key("source")
     assert key("source") == key("far") == own
     pixels = np.repeat(np.arange(5, dtype=np.uint8), 16 * 16 * 3).reshape(5, 16, 16, 3)
-    assert ImageStore.of(pixels, np.arange(5), classes=[str(i) for i in range(5)]).key == own
+    assert ImageStore.of(pixels, {"labels": columns.labels(range(5), "01234")}).key == own
     others = [key("source", 32)]
     for change in (
-        lambda plan: Plan({"train": plan.splits["train"]._replace(labels=np.array([0, 1, 2, 4, 3]))}, plan.classes),
-        lambda plan: Plan({"train": plan.splits["train"]._replace(boxes=np.zeros((5, 4)))}, plan.classes),
-        lambda plan: Plan(
-            {"train": plan.splits["train"]._replace(names=plan.splits["train"].names[::-1])}, plan.classes
-        ),
-        lambda plan: Plan(plan.splits, [*plan.classes, "dog"]),
+        lambda plan: plan_with(plan["train"].names, [0, 1, 2, 4, 3], "01234"),
+        lambda plan: plan_with(plan["train"].names, range(5), "01234", boxes=columns.boxes(np.zeros((5, 4)))),
+        lambda plan: plan_with(plan["train"].names, range(5), "01234", depth=Column(np.zeros(5))),
+        lambda plan: plan_with(plan["train"].names, range(5), "01234", depth=Column(np.ones(5))),
+        lambda plan: plan_with(plan["train"].names, range(5), "01234", width=Column(np.ones(5))),
+        lambda plan: plan_with(plan["train"].names[::-1], range(5), "01234"),
+        lambda plan: plan_with(plan["train"].names, range(5), ["0", "1", "2", "3", "4", "dog"]),
     ):
         shutil.rmtree(tmp_path / "far.store-16", ignore_errors=True)
         others.append(key("far", change=change))
     (tmp_path / "far" / "x0003.png").write_bytes(image_bytes(np.full((16, 16, 3), 77, np.uint8)))
     others.append(key("far"))
-    assert len({own, *others}) == 7
+    assert len({own, *others}) == 10
 
 
 def test_a_store_of_an_older_format_is_built_again(tmp_path, monkeypatch, caplog):

@@ -26,7 +26,7 @@ def test_zip_and_folder_give_the_same(tmp_path):
 
 
 def test_labels_boxes_and_gray_images(tmp_path):
-    train, val = TinyImageNet(str(write_zip(tmp_path / "t.zip", tiny_imagenet_files())), 64).load()
+    _, train, val = TinyImageNet(str(write_zip(tmp_path / "t.zip", tiny_imagenet_files())), 64).load()
     assert train.classes == ["n03", "n01", "n02"]
     assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert train.boxes[:2].tolist() == [[1, 2, 3, 4], [-1, -1, -1, -1]]
@@ -98,7 +98,7 @@ def test_a_mistyped_path_is_not_downloaded_to(tmp_path):
 
 @pytest.mark.realdata
 def test_the_real_subset(real_subset, tmp_path):
-    train, val = TinyImageNet(str(real_subset), 64, str(tmp_path / "store")).load()
+    _, train, val = TinyImageNet(str(real_subset), 64, str(tmp_path / "store")).load()
     assert (len(train), len(val), len(train.classes)) == (20_000, 10_000, 200)
     assert np.bincount(train.labels).tolist() == [100] * 200
     assert np.bincount(val.labels).tolist() == [50] * 200

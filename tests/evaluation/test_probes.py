@@ -31,7 +31,7 @@ def clusters(count: int, classes: int, dimension: int, noise: float, seed: int) 
 @pytest.fixture(scope="module")
 def store() -> ImageStore:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    return ImageStore.of(pixels, classes=[], key="random images")
+    return ImageStore.of(pixels, key="random images")
 
 
 @pytest.mark.parametrize("k", [1, 20, 1000])

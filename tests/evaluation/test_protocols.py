@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision.ops import box_iou
 
+from simclr.data import columns
 from simclr.data.shapes import Shapes
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
@@ -48,7 +49,8 @@ def coloured(count: int, seed: int, classes: int = 4, shuffle: bool = False) -> 
     if shuffle:
         labels = random.permutation(labels)
     names = [str(label) for label in range(classes)]
-    return ImageStore.of(pixels, labels, boxes, classes=names, key=f"coloured {count} {seed} {shuffle}")
+    known = {"labels": columns.labels(labels, names), "boxes": columns.boxes(boxes)}
+    return ImageStore.of(pixels, known, key=f"coloured {count} {seed} {shuffle}")
 
 
 def subject(tmp_path: Path, train: ImageStore, val: ImageStore, encoder: nn.Module | None = None) -> Subject:
@@ -88,7 +90,8 @@ def test_labels_that_mean_something_are_found_and_shuffled_ones_score_at_chance(
 @pytest.mark.parametrize("protocol", protocols(), ids=lambda protocol: protocol.name)
 def test_validation_answers_choose_nothing(protocol, tmp_path):
     train, val = coloured(200, 1), coloured(100, 2)
-    other = ImageStore.of(val.pixels, (val.labels + 1) % 4, val.boxes[::-1].copy(), classes=val.classes, key="other")
+    known = {"labels": columns.labels((val.labels + 1) % 4, val.classes), "boxes": columns.boxes(val.boxes[::-1])}
+    other = ImageStore.of(val.pixels, known, key="other")
     honest, spoiled = (protocol.judge(subject(tmp_path, train, v)).numbers for v in (val, other))
     for choice in ("l2", "k", "temperature", "lr"):
         assert honest.get(choice) == spoiled.get(choice)
@@ -137,8 +140,8 @@ def test_boxes_are_found_better_than_by_one_box_for_all(tmp_path):
 def test_images_without_boxes_or_labels_are_refused():
     bare = Shapes(20, 10, 16, seed=0).load()
     with pytest.raises(InputError, match="localize evaluation needs images with boxes"):
-        localize.Localize([1.0]).check(*bare)
-    unlabelled = ImageStore.of(bare.train.pixels, classes=[], key="bare")
+        localize.Localize([1.0]).check(bare.train, bare.val)
+    unlabelled = ImageStore.of(bare.train.pixels, key="bare")
     with pytest.raises(InputError, match="knn evaluation needs labelled"):
         KNN([1], [0.07]).check(unlabelled, bare.val)
 

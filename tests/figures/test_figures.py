@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from torchvision.transforms.v2 import functional as tv
 
-from simclr.augment.recipe import Recipe
+from simclr.augment.augmentation import Augmentation
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
 from simclr.figures import latent_space, neighbours, pairs
@@ -20,7 +20,7 @@ from simclr.figures.stages import stages
 from simclr.figures.words import display_names
 from simclr.runs.checkpoint import Loaded, epoch_weights, last_checkpoint
 from simclr.runs.compose import CONFIGS, build
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 from tests.conftest import TINY_RUN
 
 
@@ -166,26 +166,27 @@ def test_frames_and_signs_say_whether_the_class_is_the_same():
         assert np.array_equal(axes.images[0].get_array(), pixels)
 
 
-def recipe_of(*overrides: str) -> Recipe:
+def augmentation_of(*overrides: str) -> Augmentation:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return build(compose("train", [*TINY_RUN, *overrides]).augmentation)
 
 
 def test_the_pairs_are_those_of_the_first_training_step():
-    recipe, source = recipe_of("augmentation.solarize_p=0.5"), Shapes(64, 20, 16, 0)
-    shown = pairs.first_batch(source.load(), recipe, 16, 3, 40, count=5)
-    data = TwoViews(source, recipe, 16, 3, 40)
+    augmentation, source = augmentation_of("augmentation.solarize_p=0.5"), Shapes(64, 20, 16, 0)
+    shown = pairs.first_batch(source.load(), augmentation, 16, 3, 40, count=5)
+    data = PretrainingData(source, augmentation, 16, 3, 40)
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert torch.equal(shown.images, batch.images[:5])
-    torch.testing.assert_close(shown.views, data.on_after_batch_transfer(batch, 0).views[:, :5], atol=1e-6, rtol=0)
+    for drawn, trained in zip(shown.views, data.on_after_batch_transfer(batch, 0).images, strict=True):
+        torch.testing.assert_close(drawn, trained[:5], atol=1e-6, rtol=0)
 
 
 def test_the_crop_in_the_image_is_the_crop_of_the_view():
     only_crop = [f"augmentation.{name}=0" for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p")]
-    recipe = recipe_of(*only_crop, "augmentation.blur_kernel=1")
-    shown = pairs.first_batch(Shapes(64, 20, 16, 0).load(), recipe, 16, 0, None, count=4)
-    figure = pairs.draw("a run", shown, recipe)
+    augmentation = augmentation_of(*only_crop, "augmentation.blur_kernel=1")
+    shown = pairs.first_batch(Shapes(64, 20, 16, 0).load(), augmentation, 16, 0, None, count=4)
+    figure = pairs.draw("a run", shown, augmentation.views)
     for place in range(4):
         image, *views = figure.axes[3 * place : 3 * place + 3]
         pixels = torch.from_numpy(np.array(image.images[0].get_array())).permute(2, 0, 1)

@@ -5,6 +5,7 @@ import resource
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,18 +22,19 @@ from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import ProjectionHead
 from simclr.optim.schedules import cosine
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
+from simclr.training.not_finite import NotFinite
 from tests.augment.test_engines import RECIPE
-from tests.conftest import TINY_RUN, Run, command, environment, only_run, scalars
+from tests.conftest import TINY_RUN, Run, command, environment, only_run, scalars, two_views
 
 
 def arguments(**more: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     return {
-        "backbone": resnet18_encoder("standard"),
-        "head": ProjectionHead(512, 32, 16),
+        "backbone": partial(resnet18_encoder, "standard"),
+        "head": partial(ProjectionHead, hidden_features=32, out_features=16),
         "optimizer": torch.optim.Adam,
-        "scheduler": lambda optimizer: cosine(optimizer, 8, 4),
+        "scheduler": cosine,
         "temperature": 0.07,
     } | more
 
@@ -48,7 +50,7 @@ def test_a_batch_in_parts_has_the_loss_and_every_gradient_of_the_whole(micro_bat
     parts.micro_batch = micro_batch
     losses = []
     for method in (whole, parts):
-        loss = method.compute(Views(VIEWS))["loss"]
+        loss = method.compute(Views([*VIEWS], {}))["loss"]
         loss.backward()
         losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)
@@ -72,7 +74,7 @@ def test_running_statistics_count_every_part_once():
 
 
 def test_a_part_is_a_whole_number_of_images():
-    with pytest.raises(InputError, match=r"method\.micro_batch=0 is not usable"):
+    with pytest.raises(ValueError, match="micro_batch=0 is not usable"):
         SimCLR(**arguments(micro_batch=0))
 
 
@@ -84,29 +86,32 @@ class Poisoned(SimCLR):
         self.poisoned_steps = steps
         self.seen: list[dict[str, Tensor]] = []
 
-    def compute(self, batch: Views) -> Mapping[str, Tensor]:
+    def compute(self, views: Views) -> Mapping[str, Tensor]:
         self.seen.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
         poison = torch.nan if self.global_step in self.poisoned_steps else 1.0
-        return super().compute(Views(batch.views * poison))
+        return super().compute(Views([images * poison for images in views.images], {}))
 
 
-def fit(method: SimCLR, epochs: int = 2) -> pl.Trainer:
+def fit(method: SimCLR, policy: str = "stop", epochs: int = 2) -> pl.Trainer:
     """Four steps an epoch."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
+        callbacks=[NotFinite(policy)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(method, TwoViews(Shapes(32, 10, 32, seed=0), replace(RECIPE, size=32), batch_size=8, seed=0))
+    trainer.fit(
+        method, PretrainingData(Shapes(32, 10, 32, seed=0), two_views(replace(RECIPE, size=32)), batch_size=8, seed=0)
+    )
     return trainer
 
 
 def test_a_skipped_step_changes_nothing_but_is_counted():
-    method = Poisoned({2, 5}, on_nan="skip", **arguments())
-    trainer = fit(method)
+    method = Poisoned({2, 5}, **arguments())
+    trainer = fit(method, "skip")
     assert len(method.seen) == 8
     for before, after, changes in ((2, 3, False), (3, 4, True), (5, 6, False), (6, 7, True)):
         same = [torch.equal(method.seen[before][name], method.seen[after][name]) for name in method.seen[before]]
@@ -117,7 +122,7 @@ def test_a_skipped_step_changes_nothing_but_is_counted():
 
 def test_steps_that_are_all_bad_end_the_run():
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 12, .* in the 9 steps before"):
-        fit(Poisoned(set(range(3, 40)), on_nan="skip", **arguments()), epochs=5)
+        fit(Poisoned(set(range(3, 40)), **arguments()), "skip", epochs=5)
 
 
 def test_a_loss_that_is_not_finite_stops_before_weights_are_touched():
@@ -143,7 +148,7 @@ def test_the_command_names_step_rate_and_last_good_checkpoint(run: Run, tmp_path
 
 def test_the_policy_is_one_of_two():
     with pytest.raises(InputError, match="on_nan=ignore is not known; choose stop or skip"):
-        SimCLR(**arguments(on_nan="ignore"))
+        NotFinite("ignore")
 
 
 @pytest.mark.slow

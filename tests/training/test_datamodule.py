@@ -12,8 +12,9 @@ from simclr.data.batch import Batch
 from simclr.data.folder import ImageFolder
 from simclr.data.shapes import SHAPES, Shapes
 from simclr.errors import InputError
-from simclr.training.datamodule import StepLoader, TwoViews
+from simclr.training.datamodule import PretrainingData, StepLoader
 from tests.augment.test_engines import RECIPE
+from tests.conftest import two_views
 
 
 def random_image(path, size, mode="RGB", seed=0):
@@ -62,7 +63,7 @@ def test_folder_with_train_and_val(tmp_path):
         for name, count in wanted.items():
             for i in range(count):
                 random_image(tmp_path / "my images" / split / name / f"{i}.png", (50 + i, 40))
-    train, val = ImageFolder(str(tmp_path / "my images"), 32, 0.1).load()
+    _, train, val = ImageFolder(str(tmp_path / "my images"), 32, 0.1).load()
     assert train.classes == ["cat", "dög é"]
     assert train.labels.tolist() == [0, 0, 0, 1, 1]
     assert val.labels.tolist() == [1]
@@ -73,7 +74,7 @@ def test_folder_without_a_split_holds_some_out(tmp_path):
     for i in range(20):
         random_image(tmp_path / "p" / "ab"[i % 2] / "deeper" / f"{i}.jpg", (40, 40), seed=i)
     (tmp_path / "p" / "a" / "notes.txt").write_text("not a image")
-    train, val = ImageFolder(str(tmp_path / "p"), 16, 0.25).load()
+    _, train, val = ImageFolder(str(tmp_path / "p"), 16, 0.25).load()
     assert (len(train), len(val)) == (15, 5)
     assert sorted([*train.rows, *val.rows]) == list(range(20))
     again = ImageFolder(str(tmp_path / "p"), 16, 0.25).load()
@@ -83,7 +84,7 @@ def test_folder_without_a_split_holds_some_out(tmp_path):
 def test_folder_without_labels(tmp_path):
     random_image(tmp_path / "p" / "1.png", (20, 30))
     random_image(tmp_path / "p" / "some" / "2.png", (20, 30))
-    train, val = ImageFolder(str(tmp_path / "p"), 16, 0.1).load()
+    _, train, val = ImageFolder(str(tmp_path / "p"), 16, 0.1).load()
     assert len(train) == 2
     assert train.labels is None
     assert val is None
@@ -173,10 +174,10 @@ def test_another_seed_is_another_order(store):
 def test_views_are_a_function_of_seed_and_step(store):
     def views(seed: int, step: int, augment=None) -> torch.Tensor:
         arguments = {} if augment is None else {"augment": augment}
-        data = TwoViews(Shapes(50, 10, 64, seed=0), RECIPE, 8, seed, **arguments)
+        data = PretrainingData(Shapes(50, 10, 64, seed=0), two_views(RECIPE), 8, seed, **arguments)
         data.setup()
         images = data.train.gather(np.arange(8))
-        return data.on_after_batch_transfer(Batch(images, torch.arange(8), step), 0).views
+        return torch.stack(data.on_after_batch_transfer(Batch(images, torch.arange(8), step, {}), 0).images)
 
     first = views(0, 0)
     torch.rand(100)  # the global generator is nobody's
@@ -195,13 +196,13 @@ def test_views_are_a_function_of_seed_and_step(store):
 
 def test_settings_that_cannot_be_used():
     with pytest.raises(InputError, match="batch_size=1 leaves no negatives"):
-        TwoViews(Shapes(50, 10, 16, 0), RECIPE, 1, 0)
+        PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 1, 0)
     with pytest.raises(InputError, match="limit_images=0"):
-        TwoViews(Shapes(50, 10, 16, 0), RECIPE, 8, 0, limit_images=0).setup()
+        PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 8, 0, limit_images=0).setup()
     with pytest.raises(InputError, match="batch_size=64 is larger than the number of training images, 50"):
-        TwoViews(Shapes(50, 10, 16, 0), RECIPE, 64, 0).setup()
+        PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 64, 0).setup()
     with pytest.raises(InputError, match="batch_size=32 is larger than the number of training images, 20"):
-        TwoViews(Shapes(50, 10, 16, 0), RECIPE, 32, 0, limit_images=20).setup()
+        PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 32, 0, limit_images=20).setup()
 
 
 def test_an_epoch_of_the_full_data_set_is_390_steps():

@@ -15,8 +15,9 @@ from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import ProjectionHead
 from simclr.optim.schedules import cosine
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 from tests.augment.test_engines import RECIPE
+from tests.conftest import two_views
 
 STEPS, BIN = 100, 10
 # Every operation takes part, and views stay alike enough for the loss to fall within 100 steps.
@@ -32,19 +33,19 @@ def loss_curve(fast: bool, seed: int) -> Tensor:
     torch.manual_seed(seed)
     backbone = resnet18_encoder("standard")
     head = ProjectionHead(512, 256, 128)
-    data = TwoViews(
+    data = PretrainingData(
         source=Shapes(STEPS * 16, 10, 32, seed=0),
-        recipe=GENTLE,
+        augmentation=two_views(GENTLE),
         batch_size=32,
         seed=seed,
         augment=batched.augment if fast else reference.augment,
     )
     data.setup()
     method = SimCLR(
-        backbone=backbone,
-        head=head,
+        backbone=lambda: backbone,
+        head=lambda in_features: head,
         optimizer=torch.optim.Adam,
-        scheduler=lambda optimizer: cosine(optimizer, STEPS, STEPS),
+        scheduler=cosine,
         temperature=0.2,
     )
     plain = resnet18(weights=None)
@@ -63,7 +64,7 @@ def loss_curve(fast: bool, seed: int) -> Tensor:
         for images in loader:
             assert isinstance(images, Batch)
             batch = data.on_after_batch_transfer(images, 0)
-            loss = method.compute(batch)["loss"] if fast else loss_of(batch.views)
+            loss = method.compute(batch)["loss"] if fast else loss_of(torch.stack(batch.images))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -86,14 +87,14 @@ def test_the_loss_curve_is_that_of_the_plain_path_within_the_noise_between_runs(
 def test_no_step_waits_for_the_gpu():
     """CUDA itself reports every wait: augmentation, forward, backward and optimiser of a step have none."""
     torch.manual_seed(0)
-    data = TwoViews(Shapes(64, 10, 32, seed=0), replace(RECIPE, size=32), batch_size=32, seed=0)
+    data = PretrainingData(Shapes(64, 10, 32, seed=0), two_views(replace(RECIPE, size=32)), batch_size=32, seed=0)
     data.setup()
     backbone, head = resnet18_encoder("standard"), ProjectionHead(512, 256, 128)
     method = SimCLR(
-        backbone=backbone,
-        head=head,
+        backbone=lambda: backbone,
+        head=lambda in_features: head,
         optimizer=torch.optim.Adam,
-        scheduler=lambda optimizer: cosine(optimizer, 1, 1),
+        scheduler=cosine,
         temperature=0.07,
     ).cuda()
     optimizer = torch.optim.Adam(method.parameters(), fused=True)

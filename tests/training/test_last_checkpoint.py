@@ -3,8 +3,9 @@
 import logging
 import os
 import signal
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
 from simclr.methods.simclr import SimCLR
+from simclr.models.backbone import Encoder
 from simclr.optim.schedules import cosine
 from simclr.runs.checkpoint import (
     PICTURES,
@@ -25,10 +27,11 @@ from simclr.runs.checkpoint import (
     resume_point,
 )
 from simclr.system.signals import Requeue, Stop
-from simclr.training.datamodule import TwoViews
+from simclr.training.datamodule import PretrainingData
 from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
 from simclr.training.step_seed import StepSeed
 from tests.augment.test_engines import RECIPE
+from tests.conftest import two_views
 
 NEVER = Stop(75)  # takes no signals, as nobody has entered it
 
@@ -44,10 +47,10 @@ def fit(
     """Eight steps an epoch of a network of two layers and a dropout; returns its weights."""
     torch.manual_seed(0)
     method = SimCLR(
-        backbone=nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(48, 8)),
-        head=nn.Linear(8, 4),
+        backbone=small_encoder,
+        head=partial(nn.Linear, out_features=4),
         optimizer=torch.optim.Adam,
-        scheduler=lambda optimizer: cosine(optimizer, 16, 8),
+        scheduler=cosine,
         temperature=0.1,
     )
     trainer = pl.Trainer(
@@ -64,9 +67,15 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = TwoViews(Shapes(64, 10, 64, seed=0), RECIPE, batch_size=8, seed=0)
+    data = PretrainingData(Shapes(64, 10, 64, seed=0), two_views(RECIPE), batch_size=8, seed=0)
     trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     return method.state_dict()
+
+
+def small_encoder() -> Encoder:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(48, 8))
+    cast(Any, network).num_features = 8
+    return cast(Encoder, network)
 
 
 class Clock(Callback):

@@ -1,0 +1,80 @@
+"""What to do where a batch's loss is not finite: stop, or leave that step out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from simclr.errors import InputError
+from simclr.models.buffers import remember_buffers
+from simclr.system import distributed
+
+SKIPS_IN_A_ROW = 10
+
+log = logging.getLogger(__name__)
+
+
+class NotFinite(Callback):
+    """policy: "stop" raises FloatingPointError before weights are touched.
+
+    "skip" leaves weights, optimiser and batch norm's statistics as they were, counts the step in train/skipped_steps,
+    and raises after SKIPS_IN_A_ROW of them, since then it is not the batch that is wrong.
+    """
+
+    def __init__(self, policy: str) -> None:
+        if policy not in ("stop", "skip"):
+            raise InputError(f"on_nan={policy} is not known; choose stop or skip")
+        self.policy = policy
+        self.skipped = self.in_a_row = 0
+        self.skipping = False
+        self.put_buffers_back: Callable[[], None] = lambda: None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self.policy == "skip":
+            self.put_buffers_back = remember_buffers(pl_module)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        # Of several processes each has a loss, and all have to do the same. A GPU is waited for here, once a step,
+        # after its forward pass.
+        value = distributed.mean(loss.detach().float()).item()
+        self.skipping = not torch.isfinite(torch.tensor(value))
+        if self.skipping:
+            self._count(value, trainer)
+        else:
+            self.in_a_row = 0
+        if self.policy == "skip":
+            pl_module.log("train/skipped_steps", torch.tensor(float(self.skipped)))
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.skipping:
+            return
+        # Backward has run, as it must in several processes, which share their gradients in it.
+        for parameter in pl_module.parameters():
+            if trainer.precision == "16-mixed" and parameter.grad is not None:
+                parameter.grad.fill_(torch.nan)  # what the loss scaler sees, to leave the step out
+            else:
+                parameter.grad = None  # without gradients an optimiser changes nothing
+        self.put_buffers_back()
+
+    def _count(self, loss: float, trainer: pl.Trainer) -> None:
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        where = f"the loss is {loss} at step {trainer.global_step}, learning rate {rate:.3g}"
+        if self.policy == "stop":
+            raise FloatingPointError(where)
+        if self.in_a_row == SKIPS_IN_A_ROW:
+            raise FloatingPointError(f"{where}, as it was in the {SKIPS_IN_A_ROW - 1} steps before")
+        log.warning("The step is skipped: %s.", where)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint["skipped_steps"] = (self.skipped, self.in_a_row)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        # The first versions skipped no step.
+        self.skipped, self.in_a_row = checkpoint.get("skipped_steps", (0, 0))
