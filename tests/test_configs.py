@@ -36,11 +36,13 @@ def run_dir(*overrides: str) -> str:
 def test_the_recipe_is_the_default():
     config = composed()
     assert (config.epochs, config.batch_size, config.temperature, config.optimizer.lr) == (50, 256, 0.07, 3e-4)
-    recipe = build(config.augmentation)
-    assert recipe == Recipe(
-        64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 7, [0.1, 2.0]
+    first, second = build(config.augmentation).views
+    assert (
+        first
+        == second
+        == Recipe(64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 7, [0.1, 2.0])
     )
-    assert build(composed("augmentation=baseline").augmentation).solarize_p == 0
+    assert build(composed("augmentation=baseline").augmentation).views[0].solarize_p == 0
     assert build(config.head, in_features=512)[0].out_features == 256
     assert build(composed("head=baseline").head, in_features=512)[0].out_features == 512
 

@@ -30,6 +30,8 @@ LATER: tuple[tuple[str, Any], ...] = (
     ("keep_every_n_epochs", ANY),
     ("callbacks.label_free", ANY),
     ("data.bits", 16),
+    ("augmentation.views", 2),
+    ("method.decay_norms_and_biases", True),
 )
 
 

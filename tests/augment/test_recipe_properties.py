@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as tv
 
 from simclr.augment import batched, reference
 from simclr.augment.recipe import MAX_SIZE, MAX_STRENGTH, MIN_SIZE, PAIRS, Draws, Recipe
-from simclr.errors import InputError
 from tests.augment.test_engines import ONE_LEVEL, RECIPE
 
 COUNT = 3  # images in a batch
@@ -173,7 +172,7 @@ def test_what_is_accepted_is_usable_and_all_else_is_named(name, value):
     if usable(name, value):
         assert getattr(replace(RECIPE, **{name: value}), name) == value
     else:
-        with pytest.raises(InputError, match=rf"augmentation\.{name}=[\s\S]* is not usable: "):
+        with pytest.raises(ValueError, match=rf"^{name}=[\s\S]* is not usable: "):
             replace(RECIPE, **{name: value})
 
 
@@ -186,5 +185,5 @@ def test_values_just_outside_are_refused_and_the_ends_are_not(data):
         replace(RECIPE, **{name: end})
     step = 1 if name == "solarize_threshold" else data.draw(st.sampled_from([1e-12, 0.1, 1e9]))
     for outside in (-step, high + step):
-        with pytest.raises(InputError, match=rf"augmentation\.{name}="):
+        with pytest.raises(ValueError, match=rf"^{name}="):
             replace(RECIPE, **{name: outside})

@@ -65,12 +65,14 @@ def object_array(name: str):
     return plant
 
 
-def edit(**changes):
-    def change(store: Path) -> None:
+def edit(change):
+    def edited(store: Path) -> None:
         path = store / "meta.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        meta = json.loads(path.read_text())
+        change(meta["splits"])
+        path.write_text(json.dumps(meta))
 
-    return change
+    return edited
 
 
 DAMAGE = {
@@ -93,16 +95,18 @@ DAMAGE = {
     "labels of another type": overwrite("val-labels.npy", np.array([1.0, np.nan])),
     "labels too many": overwrite("val-labels.npy", np.arange(3)),
     "labels gone": lambda store: (store / "train-labels.npy").unlink(),
-    "boxes that were never there": overwrite("val-boxes.npy", np.zeros((2, 4), np.int16)),
     "digests wrong": overwrite("train-digests.npy", np.array([b"x" * 16] * 4, "S16")),
     "digests gone": lambda store: (store / "val-digests.npy").unlink(),
     "boxes wrong": overwrite("train-boxes.npy", np.zeros((4, 4), np.int16)),
     "no meta": lambda store: (store / "meta.json").unlink(),
-    "meta of another size": edit(splits={"train": 3, "val": 2}),
-    "meta of absurd size": edit(splits={"train": 10**30, "val": 2}),
-    "meta without a split": edit(splits={"train": 4}),
-    "meta with a split that climbs": edit(splits={"train": 4, "../val": 2}),
-    "meta with other classes": edit(classes=["dog", "cat"]),
+    "meta of another size": edit(lambda splits: splits["train"].update(count=3)),
+    "meta of absurd size": edit(lambda splits: splits["train"].update(count=10**30)),
+    "meta without a split": edit(lambda splits: splits.pop("val")),
+    "meta with a split that climbs": edit(lambda splits: splits.update({"../val": splits.pop("val")})),
+    "meta with other classes": edit(lambda splits: splits["train"]["columns"]["labels"][2].reverse()),
+    "meta with a column more": edit(lambda splits: splits["val"]["columns"].update(boxes=["<i2", [4], []])),
+    "meta with a column less": edit(lambda splits: splits["train"]["columns"].pop("boxes")),
+    "meta with a column that climbs": edit(lambda splits: splits["val"]["columns"].update({"../x": ["<i2", [], []]})),
     "meta a list": lambda store: (store / "meta.json").write_text("[1]"),
     "meta nested": lambda store: (store / "meta.json").write_text("[" * 100_000),
     "meta no text": lambda store: (store / "meta.json").write_bytes(b"\xff\xfe\0"),
@@ -116,7 +120,7 @@ def test_a_damaged_store_is_built_again(tmp_path, damage, caplog):
     store = tmp_path / "source.store-16"
     damage(store)
     with caplog.at_level("INFO"):
-        train, val = build(archive)
+        _, train, val = build(archive)
     assert "which is damaged, or of other images" in caplog.text
     assert train.pixels[:, 5, 5, 1].tolist() == [0, 40, 80, 120]
     assert val is not None

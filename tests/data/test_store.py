@@ -80,7 +80,7 @@ def decoding(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 def test_images_labels_and_order(tmp_path):
     archive = make_images(tmp_path / "source", 5)
-    train, val = build(archive, lambda: plan_of(archive))
+    _, train, val = build(archive, lambda: plan_of(archive))
     assert val is None
     assert train.labels is not None
     assert train.labels.tolist() == [0, 1, 2, 3, 4]

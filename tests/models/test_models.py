@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from simclr.errors import InputError
 from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import ProjectionHead
 from simclr.models.small_maps import SmallMapConv2d, convolution_by_pixels
@@ -41,7 +40,7 @@ def test_stems(stem, side):
 
 
 def test_an_unknown_stem_is_named():
-    with pytest.raises(InputError, match="stem=tiny is not known; choose standard or small"):
+    with pytest.raises(ValueError, match="stem=tiny is not known; choose standard or small"):
         resnet18_encoder("tiny")
 
 
