@@ -54,8 +54,10 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.training.health import Health
     from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
     from simclr.training.not_finite import NotFinite
+    from simclr.training.progress import alarms
     from simclr.training.run_metrics import RunMetrics
     from simclr.training.step_seed import StepSeed
+    from simclr.training.verdict import doubts
 
     quiet_libraries()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -82,6 +84,14 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()
+    left_over = len(data.pretrain) % config.batch_size
+    if 10 * left_over > len(data.pretrain):
+        log.warning(
+            "batch_size=%d leaves %d of %d images out of every epoch; another size may waste fewer.",
+            config.batch_size,
+            left_over,
+            len(data.pretrain),
+        )
     warn_of_doubts(data.train, data.val)
     for name in config.evaluate:  # an evaluation that cannot be is refused before the training, not after it
         build(protocol_config(name).protocol).check(data.train, data.val)
@@ -142,7 +152,13 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     metrics = measure.summary(trainer)
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
-    log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
+    reasons = doubts(method, metrics, alarms(trainer))
+    if reasons:
+        log.warning("This run seems to have learned nothing: %s. Try a smaller optimizer.lr.", "; ".join(reasons))
+    if data.val is None or data.val.labels is None:
+        log.info("Done. These images have no labels to judge it by: python linear_eval.py run=%s data=...", run_dir)
+    else:
+        log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
     return last_accuracy(run_dir)
 
 

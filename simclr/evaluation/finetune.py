@@ -108,7 +108,7 @@ class Finetune(Protocol):
         lr = self._choose(subject, labelled, held)
         network = self.train(subject, labelled, lr, "Fine-tuning")
         scores, truth = self._scores(network, subject.val, subject.device), torch.as_tensor(subject.val.labels)
-        numbers = accuracy(scores.argmax(dim=1) == truth, truth) | {
+        numbers = accuracy(scores.argmax(dim=1) == truth, truth, labels) | {
             "labels": self.labels,
             "labelled_images": len(labelled),
             "lr": lr,

@@ -5,7 +5,6 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from simclr.checks import is_finite, is_whole
@@ -21,6 +20,7 @@ from simclr.evaluation.protocol import (
     check_features,
     hold_out,
     middle,
+    tried,
 )
 
 CHUNK = 1024  # queries compared with the whole bank at once; bounds the memory
@@ -69,7 +69,7 @@ def choose(
     if not held.parts:
         return middle(ks), middle(temperatures)
     best = (-1, ks[0], temperatures[0])
-    for k in track(ks, "Choosing k and the temperature"):
+    for k in tried(ks, "Choosing k and the temperature"):
         for temperature in temperatures:
             right = 0
             for held_out, rest in held.parts:
@@ -100,7 +100,7 @@ class KNN(Protocol):
         held = hold_out(len(bank), bank_labels)
         k, temperature = choose(bank, bank_labels, classes, self.k, self.temperature, held)
         predicted = knn_predict(bank, bank_labels, queries, classes, k, temperature)
-        numbers = accuracy(predicted == query_labels, query_labels) | {"k": k, "temperature": temperature}
+        numbers = accuracy(predicted == query_labels, query_labels, bank_labels) | {"k": k, "temperature": temperature}
         words = (
             f"{protocol(len(bank), k, temperature)}; k and temperature "
             f"{held.choice('accuracy', self.k, self.temperature)}; validation labels read once; {ACCURACY_WORDS}"

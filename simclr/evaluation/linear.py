@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from simclr.checks import is_finite
@@ -28,6 +27,7 @@ from simclr.evaluation.protocol import (
     held_out_score,
     hold_out,
     middle,
+    tried,
 )
 
 log = logging.getLogger(__name__)
@@ -140,15 +140,15 @@ def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[flo
     strengths = sorted(grid, reverse=True)
     paths = [held_out_scores(features, labels, classes, strengths, *part) for part in held.parts]
     truth = labels[torch.cat([held_out for held_out, _ in held.parts])]
-    tried: dict[float, tuple[float, float]] = {}
+    found: dict[float, tuple[float, float]] = {}
     best, since_best = (-math.inf, -math.inf), 0
-    for l2, *scores in zip(track(strengths, "Choosing the L2 strength"), *paths, strict=False):
-        tried[l2] = accuracy, likelihood = held_out_score(torch.cat(scores), truth)
+    for l2, *scores in zip(tried(strengths, "Choosing the L2 strength"), *paths, strict=False):
+        found[l2] = accuracy, likelihood = held_out_score(torch.cat(scores), truth)
         since_best = 0 if accuracy > best[0] or likelihood > best[1] else since_best + 1
         best = max(accuracy, best[0]), max(likelihood, best[1])
         if since_best == PATIENCE:
             break
-    return max(tried, key=tried.__getitem__)
+    return max(found, key=found.__getitem__)
 
 
 def held_out_scores(
@@ -212,15 +212,17 @@ class Linear(Protocol):
         classes = len(subject.train.classes)
         result = linear_evaluation(bank, bank_labels, queries, query_labels, classes, self.l2_grid)
         nearest = knn_predict(bank, bank_labels, queries, classes, **self.knn) == query_labels
-        numbers = accuracy(result.top1, query_labels) | {
-            "top5": 100 * result.top5.float().mean().item(),
+        top5 = 100 * result.top5.float().mean().item()
+        numbers = accuracy(result.top1, query_labels, bank_labels) | {
+            "top5": top5 if classes > 5 else None,  # of five classes or fewer all are among five
             "knn_top1": 100 * nearest.float().mean().item(),
             "l2": result.l2,
         }
         words = {"linear": self._words(len(bank), result.held), "knn": protocol(len(bank), **self.knn)}
         lines = [
             f"linear {accuracy_line(numbers)}",
-            "linear top-5 {top5:.2f} %, L2 strength {l2:g}".format(**numbers) + result.held.note(self.l2_grid),
+            (f"linear top-5 {top5:.2f} %, " if classes > 5 else "linear ")
+            + f"L2 strength {result.l2:g}{result.held.note(self.l2_grid)}",
             "k-NN   top-1 {knn_top1:.2f} %".format(**numbers),
         ]
         return Judgement(numbers, words, lines)

@@ -71,15 +71,17 @@ class Localize(Protocol):
     """
 
     name = "localize"
+    needs = frozenset({"boxes"})
 
     def __init__(self, l2_grid: Sequence[float]) -> None:
         check_grid(l2_grid)
         self.l2_grid = l2_grid
 
     def check(self, train: ImageStore, val: ImageStore | None) -> None:
+        super().check(train, val)
         for store in (train, val):
             if store is None or store.boxes is None or (store.boxes[:, 0] < 0).all():
-                raise InputError("localize evaluation needs images with boxes; choose others with data=tiny_imagenet")
+                raise InputError("localize evaluation needs boxes, and none is known; choose data=tiny_imagenet")
 
     def judge(self, subject: Subject) -> Judgement:
         bank, queries = subject.features

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from simclr.data.store import ImageStore
@@ -20,11 +21,13 @@ from simclr.evaluation.features import are_finite, extract_with_cache, frozen
 from simclr.system import distributed
 from simclr.system.randomness import generator
 
+T = TypeVar("T")
+
 LARGE = 1000  # held-out images that tell settings apart in one go; below that they are held out in FOLDS turns
 FOLDS = 5
 DRAWS = 10_000  # of a bootstrap
 ACCURACY_WORDS = (
-    "balanced_top1: mean over classes of each one's top-1; "
+    "balanced_top1: mean over classes of each one's top-1; majority_top1: the largest training class for every image; "
     "interval: 95 % Clopper-Pearson (exact binomial) over validation images"
 )
 
@@ -79,23 +82,27 @@ class Judgement(NamedTuple):
 class Protocol:
     """A way to judge an encoder. Constructors check their own settings and raise InputError.
 
-    name: names the result's file. reads_features: whether `judge` reads the subject's features, or just its encoder.
+    name: names the result's file. needs: columns that training and validation images must have.
+    reads_features: whether `judge` reads the subject's features, or just its encoder.
     """
 
-    name: str
-    reads_features = True
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    reads_features: ClassVar[bool] = True
 
     def suffix(self) -> str:
         """What to add to the result's file name, for settings that ask another question."""
         return ""
 
     def check(self, train: ImageStore, val: ImageStore | None) -> None:
-        """Raise InputError where these images do not suit this protocol; by default: labelled ones do."""
-        if val is None or train.labels is None or val.labels is None:
-            raise InputError(
-                f"{self.name} evaluation needs labelled training and validation images; choose others with data="
-            )
-        if train.classes != val.classes:
+        """Raise InputError where these images do not suit this protocol."""
+        for column in sorted(self.needs):
+            if val is None or column not in train.columns or column not in val.columns:
+                raise InputError(
+                    f"{self.name} evaluation needs training and validation images with {column}; choose others with "
+                    "data="
+                )
+        if val is not None and train.classes != val.classes:
             raise InputError("training and validation images have other classes, so no classifier fits both; see data=")
 
     def judge(self, subject: Subject) -> Judgement:
@@ -227,10 +234,12 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
-def accuracy(correct: Tensor, labels: Tensor) -> dict[str, float]:
-    """Top-1 in per cent with its 95 % interval over images, and balanced: the mean over classes of each one's own.
+def accuracy(correct: Tensor, labels: Tensor, train_labels: Tensor) -> dict[str, float]:
+    """Top-1 in per cent with its 95 % interval over images, and what it is to be held against.
 
-    correct: whether each image was right, bool [N]; labels: int64 [N]. Classes without images do not count.
+    correct: whether each image was right, bool [N]; labels: int64 [N], train_labels: int64 [M]. balanced_top1 is the
+    mean over classes of each one's own; classes without images do not count. majority_top1 is what the class with the
+    most training images would get, if all were given to it.
     """
     correct, labels = correct.cpu(), labels.cpu()
     low, high = share_interval(int(correct.sum()), len(correct))
@@ -240,6 +249,7 @@ def accuracy(correct: Tensor, labels: Tensor) -> dict[str, float]:
         "top1_low": 100 * low,
         "top1_high": 100 * high,
         "balanced_top1": 100 * of_class.nanmean().item(),
+        "majority_top1": 100 * (labels == train_labels.bincount().argmax().cpu()).float().mean().item(),
     }
 
 
@@ -247,4 +257,17 @@ def accuracy_line(numbers: dict[str, Any]) -> str:
     """What `accuracy` has found, for a person; balanced where that is another number."""
     line = "top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f})".format(**numbers)
     balanced = f"{numbers['balanced_top1']:.2f} %"
-    return line if balanced == f"{numbers['top1']:.2f} %" else f"{line}, balanced {balanced}"
+    line = line if balanced == f"{numbers['top1']:.2f} %" else f"{line}, balanced {balanced}"
+    return f"{line}, largest class {numbers['majority_top1']:.2f} %"
+
+
+def tried(values: Sequence[T], title: str) -> Iterator[T]:
+    """The values, one after the other, under a progress bar that ends full, wherever the search ends."""
+    with Progress() as bar:
+        task = bar.add_task(title, total=len(values))
+        try:
+            for value in values:
+                yield value
+                bar.advance(task)
+        finally:
+            bar.update(task, total=1, completed=1)

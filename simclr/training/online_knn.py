@@ -6,6 +6,7 @@ import logging
 import math
 from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -50,6 +51,10 @@ class OnlineKNN(PeriodicMeasure):
             log.warning("All images are of one class: val/knn_top1 will be 100 % and say nothing.")
         elif leaked := in_both(data.train, data.val):
             self.leak = f"; {leak_words(leaked, len(data.val))}"
+        if data.val is not None and data.val.labels is not None and data.train.labels is not None:
+            majority = 100 * float((data.val.labels == np.bincount(data.train.labels).argmax()).mean())
+            if majority * len(data.val.classes) > 2 * 100:
+                log.info("Always the largest class would be right of %.2f %% of the validation images.", majority)
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:
         top1 = self._top1(trainer, pl_module)

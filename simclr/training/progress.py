@@ -17,19 +17,21 @@ log = logging.getLogger(__name__)
 READ_EVERY_SECONDS = 0.5  # reading a value makes the processor wait for the GPU
 
 
+def alarms(trainer: pl.Trainer) -> list[str]:
+    """What has collapsed, where a callback has said so."""
+    found = [getattr(callback, "alarm", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return [alarm for alarm in found if alarm is not None]
+
+
 def shown_metrics(trainer: pl.Trainer) -> dict[str, str]:
     """Short names and formatted values, in reading order, of what the bar and the log show."""
     described = cast(Method, trainer.lightning_module).scalars
     shown = {f"train/{name}": (s.short, "{:.1f}%" if s.unit == "%" else "{:.3f}") for name, s in described.items()}
     shown |= {"train/lr": ("lr", "{:.2e}"), "train/images_per_second": ("images/s", "{:.0f}")}
-    metrics = trainer.callback_metrics
-    return {short: form.format(metrics[tag].item()) for tag, (short, form) in shown.items() if short and tag in metrics}
-
-
-def alarms(trainer: pl.Trainer) -> dict[str, str]:
-    """What has collapsed, where a callback has said so."""
-    found = [getattr(callback, "alarm", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    return {"COLLAPSED": ", ".join(alarm for alarm in found if alarm is not None)} if any(found) else {}
+    metrics, collapsed = trainer.callback_metrics, alarms(trainer)
+    return ({"COLLAPSED": ", ".join(collapsed)} if collapsed else {}) | {
+        short: form.format(float(metrics[tag])) for tag, (short, form) in shown.items() if short and tag in metrics
+    }
 
 
 class TrainingProgress(RichProgressBar):
@@ -57,7 +59,7 @@ class TrainingProgress(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         if time.monotonic() - self.read_at >= READ_EVERY_SECONDS:
-            self.shown = alarms(trainer) | shown_metrics(trainer)
+            self.shown = shown_metrics(trainer)
             self.read_at = time.monotonic()
         return dict(self.shown)
 
@@ -71,6 +73,6 @@ class TrainingProgress(RichProgressBar):
         self._say(trainer, f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def _say(self, trainer: pl.Trainer, where: str) -> None:
-        values = alarms(trainer) | shown_metrics(trainer)
+        values = shown_metrics(trainer)
         log.info("%s: %s", where, ", ".join(f"{name} {value}" for name, value in values.items()))
         self.said_at = time.monotonic()
