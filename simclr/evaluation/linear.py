@@ -223,7 +223,7 @@ class Linear(Protocol):
             f"linear {accuracy_line(numbers)}",
             (f"linear top-5 {top5:.2f} %, " if classes > 5 else "linear ")
             + f"L2 strength {result.l2:g}{result.held.note(self.l2_grid)}",
-            "k-NN   top-1 {knn_top1:.2f} %".format(**numbers),
+            f"k-NN   top-1 {numbers['knn_top1']:.2f} %",
         ]
         return Judgement(numbers, words, lines)
 

@@ -8,7 +8,7 @@ from typing import Any
 from simclr.methods.base import Method
 
 
-def doubts(method: Method, metrics: Mapping[str, Any], alarms: list[str]) -> list[str]:
+def doubts(method: Method | type[Method], metrics: Mapping[str, Any], alarms: list[str]) -> list[str]:
     """Reasons in words, none for a run that has learned. metrics: of metrics.json; alarms: what has collapsed."""
     found = [f"the {alarm} have collapsed" for alarm in alarms]
     for name, scalar in method.scalars.items():

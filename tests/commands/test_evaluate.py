@@ -110,7 +110,7 @@ def test_a_planted_leak_is_reported(run_dir, tmp_path, caplog):
     ("overrides", "said"),
     [
         (["protocol=transfer"], "protocol=transfer needs other images; choose them with data="),
-        (["protocol=localize"], "localize evaluation needs images with boxes"),
+        (["protocol=localize"], "localize evaluation needs training and validation images with boxes"),
         (["protocol=finetune", "layer=head"], "use it with layer=features"),
         (["layer=neck"], "layer=neck is not known"),
     ],
@@ -138,7 +138,7 @@ def test_training_evaluates_what_it_has_trained_and_nothing_twice(run, tmp_path)
     assert "it lists protocols, of linear, knn, localize" in refused.stderr
     unsuited = run("train.py", *TINY_RUN, "seed=1", "evaluate=[localize]", check=False)
     assert unsuited.returncode == 1
-    assert "localize evaluation needs images with boxes" in unsuited.stderr
+    assert "localize evaluation needs training and validation images with boxes" in unsuited.stderr
     assert not list((tmp_path / "outputs").glob("*seed1*/checkpoints/*"))  # before any training
     run("linear_eval.py", f"run={run_dir}", "limit_images=40")  # by hand, of fewer images
     run("train.py", *TINY_RUN, "evaluate=[linear]")

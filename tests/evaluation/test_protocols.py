@@ -139,10 +139,10 @@ def test_boxes_are_found_better_than_by_one_box_for_all(tmp_path):
 
 def test_images_without_boxes_or_labels_are_refused():
     bare = Shapes(20, 10, 16, seed=0).load()
-    with pytest.raises(InputError, match="localize evaluation needs images with boxes"):
+    with pytest.raises(InputError, match="localize evaluation needs training and validation images with boxes"):
         localize.Localize([1.0]).check(bare.train, bare.val)
     unlabelled = ImageStore.of(bare.train.pixels, key="bare")
-    with pytest.raises(InputError, match="knn evaluation needs labelled"):
+    with pytest.raises(InputError, match="knn evaluation needs training and validation images with labels"):
         KNN([1], [0.07]).check(unlabelled, bare.val)
 
 

@@ -1,0 +1,66 @@
+"""What every protocol keeps to: a new file in configs/protocol is tested without a line here."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from simclr.data import columns
+from simclr.data.store import ImageStore
+from simclr.errors import InputError
+from simclr.evaluation.protocol import Protocol, Subject
+from simclr.models.backbone import resnet18_encoder
+from simclr.runs.compose import CONFIGS, build
+from simclr.runs.results import write_json
+
+PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml"))
+
+
+def images(count: int, seed: int) -> ImageStore:
+    """Of three classes told by colour, with a box each."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = random.integers(0, 60, (count, 32, 32, 3), dtype=np.uint8)
+    pixels[np.arange(count), :, :, labels] += 120
+    corner = random.integers(0, 16, (count, 2))
+    known = {"labels": columns.labels(labels, "rgb"), "boxes": columns.boxes(np.hstack([corner, corner + 12]))}
+    return ImageStore.of(pixels, known)
+
+
+@pytest.fixture(params=PROTOCOLS)
+def protocol(request) -> Protocol:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("linear_eval", [f"protocol={request.param}"])
+    if request.param == "finetune":
+        config.protocol.epochs, config.protocol.lr = 1, [0.01]
+    return build(config.protocol)
+
+
+def test_it_says_what_it_needs_and_refuses_what_lacks_it(protocol):
+    train, val = images(30, 0), images(12, 1)
+    protocol.check(train, val)
+    for column in protocol.needs:
+        bare = replace(val, columns={name: known for name, known in val.columns.items() if name != column})
+        with pytest.raises(InputError, match=f"{protocol.name} evaluation needs .* with {column}"):
+            protocol.check(train, bare)
+    with pytest.raises(InputError, match=f"{protocol.name} evaluation needs"):
+        protocol.check(train, None)
+
+
+def test_it_answers_with_a_number_its_interval_and_words_and_leaves_the_encoder_alone(protocol, tmp_path):
+    torch.manual_seed(0)
+    encoder = resnet18_encoder("standard")
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    subject = Subject(encoder, None, images(60, 0), images(30, 1), torch.device("cpu"), tmp_path)
+    numbers, words, lines = protocol.judge(subject)
+    first = next(iter(numbers))
+    assert numbers[f"{first}_low"] <= numbers[first] <= numbers[f"{first}_high"]
+    assert words.keys() >= {protocol.name} or words.keys() >= {"linear"}
+    assert all(len(text) > 40 for text in words.values())
+    assert lines
+    write_json(tmp_path / "result.json", numbers)
+    assert "not_finite" not in json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
