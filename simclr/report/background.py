@@ -7,9 +7,21 @@ import shlex
 from collections.abc import Callable
 
 from simclr.report.effects import t_interval
-from simclr.report.outcomes import KNN, on_the_way as judged_on_the_way
+from simclr.report.outcomes import KNN
+from simclr.report.outcomes import on_the_way as judged_on_the_way
 from simclr.report.study import Study
-from simclr.report.wording import bullets, counted, level, listed, literal, p_value, plain, ranking_sentence, signed, table
+from simclr.report.wording import (
+    bullets,
+    counted,
+    level,
+    listed,
+    literal,
+    p_value,
+    plain,
+    ranking_sentence,
+    signed,
+    table,
+)
 
 Draw = Callable[[str, str], list[str]]  # a figure's name and caption -> its blocks, none where there is no such figure
 
@@ -125,7 +137,9 @@ def meaning(study: Study, draw: Draw) -> list[str]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, texts in sorted(stated.items()):
         alike.setdefault(tuple(texts), []).append(name)
-    lines = [f"**{literal('; '.join(names))}**: {' — or: '.join(map(literal, texts))}" for texts, names in alike.items()]
+    lines = [
+        f"**{literal('; '.join(names))}**: {' — or: '.join(map(literal, texts))}" for texts, names in alike.items()
+    ]
     differ = any(len(texts) > 1 for texts in alike)
     warning = "**The runs were not all measured by the same protocol; their numbers may not compare.**"
     return ["## How the numbers were measured", *([warning] if differ else []), bullets(lines)]

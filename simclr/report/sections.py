@@ -102,7 +102,9 @@ def _cells(study: Study, draw: Draw) -> list[str]:
         text = f"95 % intervals over validation images, which say nothing of other seeds: {'; '.join(known)}."
         blocks.append(text if known else "No run has an interval of its own.")
     if study.partial:
-        names = [f"{literal(o.label)} ({sweep.number(o.column).count()} of {len(sweep.files)} runs)" for o in study.partial]
+        names = [
+            f"{literal(o.label)} ({sweep.number(o.column).count()} of {len(sweep.files)} runs)" for o in study.partial
+        ]
         blocks.append(f"Not compared, because some runs lack it: {listed(names)}.")
     if study.differently:
         names = [f"{literal(tag)} ({literals(keys)})" for tag, keys in study.differently.items()]
@@ -110,7 +112,10 @@ def _cells(study: Study, draw: Draw) -> list[str]:
     values = sweep.number(primary.column)
     if values.isna().any():
         blocks.append(f"Without {primary.label}: {literals(values.index[values.isna()])}.")
-    return [*blocks, *draw("cells", f"{primary.label}: one dot a run, bars: means of cells, grey lines: runs of one seed")]
+    return [
+        *blocks,
+        *draw("cells", f"{primary.label}: one dot a run, bars: means of cells, grey lines: runs of one seed"),
+    ]
 
 
 def _primary(study: Study, draw: Draw) -> list[str]:
@@ -123,9 +128,13 @@ def _primary(study: Study, draw: Draw) -> list[str]:
         "the reference's, averaged over the levels of the other factors; an interaction is the difference of two such "
         "differences. Its interval is Student's t over seeds. "
     )
-    text += "There are too few seeds to test any." if not tested else (
-        f"{tested} {'effect is' if tested == 1 else 'effects are'} tested here, and an effect is claimed only where its "
-        "95 % interval excludes 0 and its p-value, adjusted for that number (Holm), is below 0.05."
+    text += (
+        "There are too few seeds to test any."
+        if not tested
+        else (
+            f"{tested} {'effect is' if tested == 1 else 'effects are'} tested here, and an effect is claimed only where its "
+            "95 % interval excludes 0 and its p-value, adjusted for that number (Holm), is below 0.05."
+        )
     )
     if len(design.factors) > 2:
         text += " Interactions of three factors are not looked at."

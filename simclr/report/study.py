@@ -110,9 +110,7 @@ def _effects(sweep: Sweep, design: Design, outcomes: Sequence[Outcome]) -> list[
     effects = [
         effect
         for outcome in outcomes
-        for effect in all_effects(
-            outcome, sweep.number(outcome.column).set_axis(index).dropna(), design.factors
-        )
+        for effect in all_effects(outcome, sweep.number(outcome.column).set_axis(index).dropna(), design.factors)
     ]
     adjusted = holm([effect.p for effect in effects])
     return [replace(effect, holm_p=p) for effect, p in zip(effects, adjusted, strict=True)]

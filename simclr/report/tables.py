@@ -50,8 +50,6 @@ def _effects(study: Study) -> pd.DataFrame:
         sides = [" × ".join(names) for names in (effect.factors, effect.levels, effect.references)]
         used, left_out = (" ".join(map(str, seeds)) for seeds in (effect.differences, effect.left_out))
         kind = "main" if effect.is_main else "interaction"
-        rows.append(
-            [effect.outcome.column, family, kind, *sides, mean, low, high, n, p, effect.holm_p, used, left_out]
-        )
+        rows.append([effect.outcome.column, family, kind, *sides, mean, low, high, n, p, effect.holm_p, used, left_out])
     header = ["outcome", "family", "kind", "factors", "levels", "references", "change", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=[*header, "p", "holm_p", "seeds_used", "seeds_left_out"])
