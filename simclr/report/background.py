@@ -65,8 +65,8 @@ def curves(study: Study, draw: Draw) -> list[str]:
         blocks.append("Every curve is thinned to at most 100 points, each the mean of equally many logged batches.")
     if known < runs:
         blocks.append(
-            f"{runs - known} of {runs} runs have neither TensorBoard events nor rows in curves.csv, so their curves are "
-            "left out."
+            f"{runs - known} of {runs} runs have neither TensorBoard events nor rows in curves.csv, so their curves "
+            "are left out."
         )
     return ["## Training curves", *blocks] if blocks else []
 

@@ -15,7 +15,7 @@ COLUMNS = {"run": str, "tag": str, "step": float, "value": float}
 
 
 def read_curves(paths: Mapping[str, Path], tags: Collection[str], table: Path) -> pd.DataFrame:
-    """The curves `tags` of runs (name -> directory), with the COLUMNS; of those without events from the file `table`."""
+    """The curves `tags` of runs (name -> directory) as COLUMNS; of those without events from the file `table`."""
     stored = _read_table(table) if table.exists() else pd.DataFrame(columns=list(COLUMNS))
     known = [stored[stored["tag"].isin(tags) & stored["run"].isin(paths)]]
     for run, path in paths.items():

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from simclr.report.factors import Cell, Factor
 from simclr.report.outcomes import Outcome
@@ -78,8 +77,10 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Estimate:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values adjusted for the number of those that are not None (Holm 1979): bounds the chance of any false one."""
-    known = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(known, method="holm")[1].tolist() if known else [])
+    known = np.array([p for p in p_values if p is not None])
+    order = np.argsort(known)
+    steps = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)).clip(max=1)
+    adjusted = iter(steps[np.argsort(order)].tolist())
     return [None if p is None else next(adjusted) for p in p_values]
 
 

@@ -62,7 +62,9 @@ class Design:
     def ordered_cells(self) -> list[Cell]:
         """The cells that have a run, those of reference levels first."""
         places = [{level: place for place, level in enumerate(factor.levels)} for factor in self.factors]
-        return sorted(set(self.cells.values()), key=lambda cell: [at[level] for at, level in zip(places, cell)])
+        return sorted(
+            set(self.cells.values()), key=lambda cell: [at[level] for at, level in zip(places, cell, strict=True)]
+        )
 
 
 def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> Design:
@@ -99,7 +101,7 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
         Factor(name, _ordered(name, values, references.get(name)), set(name.split(" + ")) <= groups)
         for name, values in levels.items()
     ]
-    cells = dict(zip(sweep.files, zip(*levels.values(), strict=True) if levels else [()] * len(sweep.files)))
+    cells = {run: tuple(values[run] for values in levels.values()) for run in sweep.files}
     return Design(tuple(factors), cells, tuple(derived), tuple(sweep.settings))
 
 

@@ -128,7 +128,7 @@ def label_free_metrics(sweep: Sweep) -> list[Outcome]:
 
 
 def on_the_way(sweep: Sweep, key: str) -> pd.DataFrame:
-    """`key` of the linear evaluations of each run's checkpoints: a row a run, a column an epoch; 0 is before training."""
+    """`key` of the linear evaluations of a run's checkpoints: a row a run, a column an epoch, 0 before training."""
     found: dict[str, dict[int, float]] = {run: {} for run in sweep.files}
     for column in sweep.numbers:
         match = re.fullmatch(rf"linear_eval(?:_epoch-(\d+)|_(untrained))?/{key}", column)

@@ -128,14 +128,13 @@ def _primary(study: Study, draw: Draw) -> list[str]:
         "the reference's, averaged over the levels of the other factors; an interaction is the difference of two such "
         "differences. Its interval is Student's t over seeds. "
     )
-    text += (
-        "There are too few seeds to test any."
-        if not tested
-        else (
-            f"{tested} {'effect is' if tested == 1 else 'effects are'} tested here, and an effect is claimed only where its "
-            "95 % interval excludes 0 and its p-value, adjusted for that number (Holm), is below 0.05."
+    if tested:
+        text += (
+            f"{tested} {'effect is' if tested == 1 else 'effects are'} tested here, and an effect is claimed only "
+            "where its 95 % interval excludes 0 and its p-value, adjusted for that number (Holm), is below 0.05."
         )
-    )
+    else:
+        text += "There are too few seeds to test any."
     if len(design.factors) > 2:
         text += " Interactions of three factors are not looked at."
     blocks = [f"## Effects on {study.primary.label}", text, _effect_table(effects)]
@@ -149,7 +148,8 @@ def _primary(study: Study, draw: Draw) -> list[str]:
         blocks += ["Seeds left out, because a cell that the effect needs is missing:", bullets(left_out)]
     names = [*design.derived, *(name for factor in design.factors for name in factor.name.split(" + "))]
     blocks.append(
-        "Not all runs are judged on the same images: an effect between them is one of what accuracy is measured on, too."
+        "Not all runs are judged on the same images: an effect between them is one of what accuracy is measured on, "
+        "too."
         if any(name.startswith("data") for name in names)
         else "All runs are judged on the same images: the intervals cover what another seed would change, not what "
         "other images would."

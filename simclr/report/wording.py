@@ -113,7 +113,7 @@ def _holm(p: float | None) -> str:
 
 
 def ranking_sentence(metric: str, rho: float, holm_p: float, n: int, primary: str) -> str:
-    """Whether a metric ranks the n runs as the primary outcome does; rho is positive where it does, NaN where unknown."""
+    """Whether a metric ranks n runs as the primary outcome does: rho is positive where it does, NaN if unknown."""
     if math.isnan(rho):
         return f"{metric}: no ranking: {n} runs, which are too few or all have the same value."
     if math.isnan(holm_p):

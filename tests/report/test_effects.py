@@ -55,10 +55,10 @@ def test_a_planted_effect_and_interaction_are_found(tmp_path, cells):
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    """Of 1,000 sweeps of 4 seeds, in which runs of one seed share their luck."""
+    """Of 300 sweeps of 4 seeds, in which runs of one seed share their luck."""
     random = np.random.default_rng(0)
     inside = np.zeros(3)
-    for _ in range(1000):
+    for _ in range(300):
         luck = random.normal(0, 3, 4)
         values = {
             (a, h): {s: luck[s] + 0.5 * (a == "modified") + random.normal(0, 0.4) for s in range(4)}
@@ -69,8 +69,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
             zip(effects_of(values, [AUGMENTATION, HEAD]), (0.5, 0.0, 0.0), strict=True)
         ):
             inside[i] += effect.estimate.low <= truth <= effect.estimate.high
-    # 95 % give or take four standard errors of a share among 1,000
-    assert (np.abs(inside / 1000 - 0.95) < 4 * (0.95 * 0.05 / 1000) ** 0.5).all(), inside / 1000
+    # 95 % give or take four standard errors of a share among 300
+    assert (np.abs(inside / 300 - 0.95) < 4 * (0.95 * 0.05 / 300) ** 0.5).all(), inside / 300
 
 
 def test_adjusting_for_the_number_of_effects_bounds_false_findings():
