@@ -37,7 +37,7 @@ def _thinned(run: str, tag: str, curve: Mapping[int, float]) -> pd.DataFrame:
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, float_precision="round_trip")
+        table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
         if list(table) != list(COLUMNS):
             raise ValueError(f"its first line is not {','.join(COLUMNS)}")
     except (OSError, ValueError) as error:

@@ -92,9 +92,9 @@ def all_effects(outcome: Outcome, values: pd.Series, factors: Sequence[Factor]) 
     under which any seed has all of its cells, and the seeds that have them under all of these settings.
     """
     pairs = [[(factor, level) for level in factor.levels[1:]] for factor in factors]
-    contrasts = [(pair,) for of_factor in pairs for pair in of_factor]
-    contrasts += [both for a, b in itertools.combinations(pairs, 2) for both in itertools.product(a, b)]
-    return [_effect(outcome, values, contrast) for contrast in contrasts]
+    single = [(pair,) for of_factor in pairs for pair in of_factor]
+    crossed = [both for a, b in itertools.combinations(pairs, 2) for both in itertools.product(a, b)]
+    return [_effect(outcome, values, contrast) for contrast in [*single, *crossed]]
 
 
 def _effect(outcome: Outcome, values: pd.Series, contrast: tuple[tuple[Factor, str], ...]) -> Effect:
@@ -129,26 +129,19 @@ def _effect(outcome: Outcome, values: pd.Series, contrast: tuple[tuple[Factor, s
     )
 
 
-class RankCorrelation(NamedTuple):
-    """Spearman's rho between two measures of n runs, with a two-sided permutation p-value.
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float | None, float | None]:
+    """Whether `x` ranks runs as `y` does: Spearman's rho and its two-sided p, by permutation.
 
-    rho and p are None where one of the measures is the same in all runs, p also for fewer than four runs.
+    p is exact for up to 7 runs, else from 9,999 seeded permutations; None for fewer than four. Both are None where one
+    of the measures is the same in all runs.
     """
-
-    rho: float | None
-    p: float | None
-    n: int
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:
-    """Whether `x` ranks runs as `y` does. p: exact for up to 7 runs, else from 9,999 seeded permutations."""
     n = len(x)
     if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return RankCorrelation(None, None, n)
+        return None, None
     first, second = stats.zscore(stats.rankdata([x, y], axis=1), axis=1)
     rho = float((first * second).mean())
     if n < 4:
-        return RankCorrelation(rho, None, n)  # six orders: no rho is rare among them
+        return rho, None  # six orders: no rho is rare among them
     test = stats.permutation_test(
         (first,),
         lambda permuted, axis: (permuted * second).mean(axis=axis),
@@ -157,4 +150,4 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:
         n_resamples=9_999,
         rng=np.random.default_rng(0),
     )
-    return RankCorrelation(rho, float(test.pvalue), n)
+    return rho, float(test.pvalue)

@@ -116,7 +116,8 @@ def _candidates(sweep: Sweep, configs: Path) -> tuple[pd.DataFrame, set[str]]:
         and texts[key].nunique() > 1
         and not (several_seeds and texts[key].equals(texts["seed"].rename(key)))
     ]
-    columns, groups = {"data.root": _images(sweep, texts)}, set()
+    columns: dict[str, list[Any]] = {"data.root": _images(sweep, texts)}
+    groups = set()
     for group in dict.fromkeys(key.split(".")[0] for key in varying):
         own = [key for key in varying if key.split(".")[0] == group]
         options = {path.stem: _option(path) for path in sorted((configs / group).glob("*.yaml"))}

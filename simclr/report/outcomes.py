@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -16,10 +17,10 @@ HEADLINES = {
     "knn_top1": "k-NN top-1",
     "mean_iou": "mean IoU",
 }
-# The scalars of runs whose metrics.json does not describe its own under "scalars": SimCLR's.
-SCALARS = {
-    "train/loss": {"words": "training loss", "unit": "", "higher_is_better": False},
-    "train/top1": {"words": "contrastive top-1", "unit": "%", "higher_is_better": True},
+# SimCLR's, for runs whose metrics.json does not describe its own under "scalars".
+SCALARS: dict[str, dict[str, Any]] = {
+    "train/loss": {"words": "training loss", "unit": "", "higher_is_better": False, "short": "loss"},
+    "train/top1": {"words": "contrastive top-1", "unit": "%", "higher_is_better": True, "short": "top-1"},
 }
 # How tags of metrics.json begin, and the settings that decide how they were measured.
 MEASURED_BY = {
@@ -72,24 +73,14 @@ def _comparable(sweep: Sweep, outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def scalars(sweep: Sweep) -> list[Outcome]:
-    """What the method itself measures while it trains and shows, as the runs' metrics.json describe it."""
-    described = {}
-    for of_run in sweep.metric("scalars"):
-        if isinstance(of_run, dict):
-            described |= {name if "/" in name else f"train/{name}": scalar for name, scalar in of_run.items()}
-    return _comparable(
-        sweep,
-        [
-            Outcome(
-                column=tag,
-                label=str(scalar["words"]),
-                unit="points" if scalar["unit"] == "%" else str(scalar["unit"]),
-                smaller_is_better=scalar["higher_is_better"] is False,
-            )
-            for tag, scalar in (described or SCALARS).items()
-            if scalar.get("in_bar", True)
-        ],
-    )
+    """What the method measures while it trains and shows in its bar, as the runs' metrics.json describe it."""
+    described = {tag: scalar for of_run in sweep.metric("scalars") for tag, scalar in (of_run or {}).items()}
+    shown = {tag: scalar for tag, scalar in (described or SCALARS).items() if scalar["short"] is not None}
+    outcomes = [
+        Outcome(tag, scalar["words"], "points" if scalar["unit"] == "%" else "", scalar["higher_is_better"] is False)
+        for tag, scalar in shown.items()
+    ]
+    return _comparable(sweep, outcomes)
 
 
 def find_outcomes(sweep: Sweep) -> list[Outcome]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,23 +126,23 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def _read(path: Path, parse: Callable[[str], Any], form: str, remedy: str) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as {form} ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no {form} object; {remedy}")
+    return content
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     remedy = "restore it, or move the run away"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); {remedy}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("seed"), int):
-        raise InputError(f"{path} has no whole number as seed, so it is not the configuration of a run; {remedy}")
+    content = _read(path, yaml.safe_load, "YAML", remedy)
+    if not isinstance(content.get("seed"), int):
+        raise InputError(f"{path} has no whole number as seed; {remedy}")
     return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    remedy = "delete it and repeat the command that writes it"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({' '.join(str(error).split())}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; {remedy}")
-    return content
+    return _read(path, json.loads, "JSON", "delete it and repeat the command that writes it")

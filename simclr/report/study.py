@@ -124,10 +124,11 @@ def _rankings(sweep: Sweep, design: Design, primary: Outcome) -> pd.DataFrame:
         pairs = pd.DataFrame({"metric": sweep.number(metric.column), "primary": sweep.number(primary.column)}).dropna()
         pairs["metric"] *= -1 if metric.smaller_is_better else 1
         means = pairs.groupby(pd.Series(design.cells).map(str)).mean()
-        of_runs, of_cells = (rank_correlation(table["metric"], table["primary"]) for table in (pairs, means))
-        rows.append((metric.column, metric.smaller_is_better, *of_runs, of_cells.rho, of_cells.n))
-    columns = ["metric", "smaller_is_better", "rho", "p", "runs", "rho_of_cell_means", "cells"]
+        rho, p = rank_correlation(pairs["metric"], pairs["primary"])
+        of_cells, _ = rank_correlation(means["metric"], means["primary"])
+        rows.append((metric.column, metric.smaller_is_better, rho, len(pairs), p, of_cells, len(means)))
+    columns = ["metric", "smaller_is_better", "rho", "runs", "p", "rho_of_cell_means", "cells"]
     table = pd.DataFrame(rows, columns=columns)
-    table.insert(5, "holm_p", holm([row[3] for row in rows]))
+    table.insert(5, "holm_p", holm([row[4] for row in rows]))
     table["label"] = [metric.label for metric in metrics]
     return table.astype({"rho": float, "p": float, "holm_p": float, "rho_of_cell_means": float})

@@ -13,11 +13,10 @@ from simclr.system.files import replacing
 
 def write_tables(study: Study, folder: Path) -> None:
     """`runs.csv`, `settings.csv`, `effects.csv`, `ranking.csv`, and `curves.csv` where there are curves."""
-    ranking = ["metric", "smaller_is_better", "rho", "runs", "p", "holm_p", "rho_of_cell_means", "cells"]
     _write(folder / "runs.csv", _runs(study))
     _write(folder / "settings.csv", _settings(study))
     _write(folder / "effects.csv", _effects(study))
-    _write(folder / "ranking.csv", study.rankings[ranking])
+    _write(folder / "ranking.csv", study.rankings.drop(columns="label"))
     if len(study.curves):
         _write(folder / "curves.csv", study.curves.sort_values(["run", "tag"], kind="stable"), "%.6g")
 

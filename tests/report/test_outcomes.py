@@ -1,6 +1,7 @@
 """Which numbers of the runs are outcomes."""
 
 import json
+from copy import deepcopy
 
 from simclr.commands.report import command
 from tests.report.sweeps import study, write_run
@@ -52,3 +53,29 @@ def test_a_number_that_is_null_is_one_that_the_run_lacks(tmp_path, cells):
     write_run(tmp_path / "b", cells["modified", "slim"], 1, 41.0, nulls)
     assert command([str(tmp_path)]) == 0
     assert "training loss (1 of 2 runs)" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_method_brings_its_own_scalars(tmp_path, cells):
+    described = {
+        "train/loss": {"words": "prediction gap", "unit": "", "higher_is_better": False, "short": "gap"},
+        "train/hits": {"words": "hits", "unit": "%", "higher_is_better": True, "short": "hits"},
+        "train/norm": {"words": "norm", "unit": "", "higher_is_better": None, "short": None},
+    }
+    for seed in range(3):
+        metrics = {"train/hits": 10.0 + seed, "train/norm": 1.0 + seed, "scalars": described}
+        write_run(tmp_path / f"s{seed}", cells["modified", "slim"], seed, 40.0 - seed, metrics)
+    found = study(tmp_path)
+    assert [(o.label, o.unit) for o in found.outcomes][-2:] == [("prediction gap", ""), ("hits", "points")]
+    assert dict(found.rankings[["label", "smaller_is_better"]].values) == {"prediction gap": True, "hits": False}
+
+
+def test_the_losses_of_two_methods_do_not_compare(tmp_path, cells):
+    other = deepcopy(cells["modified", "slim"])
+    other["method"]["_target_"] = "mine.Other"
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", cells["modified", "slim"], seed, 40.0 + seed)
+        write_run(tmp_path / f"b{seed}", other, seed, 42.0)
+    found = study(tmp_path)
+    assert [factor.name for factor in found.design.factors] == ["method._target_"]
+    assert found.differently == {"train/": ["method._target_"]}
+    assert {outcome.file for outcome in found.outcomes} == {"linear_eval"}
