@@ -88,15 +88,13 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
             derived += together[partition]
         else:
             accepted.append(partition)
-    chosen = [
-        _not_copied(candidates[names]) for partition, names in together.items() if partition in accepted
-    ]  # in the configuration's order
+    # In the configuration's order again.
+    chosen = [_not_copied(candidates[names]) for partition, names in together.items() if partition in accepted]
     levels = {" + ".join(table): table.agg(" + ".join, axis=1) for table in chosen}
+    varied = ", ".join(levels) or "nothing but the seed"
     for name in references:
         if name not in levels:
-            raise InputError(
-                f"--reference {name}: the runs do not vary it; they vary {', '.join(levels) or 'nothing but the seed'}"
-            )
+            raise InputError(f"--reference {name}: the runs do not vary it; they vary {varied}")
     factors = [
         Factor(name, _ordered(name, values, references.get(name)), set(name.split(" + ")) <= groups)
         for name, values in levels.items()
@@ -107,14 +105,12 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
 
 def _candidates(sweep: Sweep, configs: Path) -> tuple[pd.DataFrame, set[str]]:
     """What varies, as text: a column a setting or a configuration group, and which of them are groups."""
-    texts = sweep.settings.apply(lambda column: [_text(str(column.name), value) for value in column])
+    texts = pd.DataFrame({key: [_text(key, value) for value in sweep.settings[key]] for key in sweep.settings})
     several_seeds = sweep.seeds.nunique() > 1
     varying = [
         key
         for key in texts
-        if may_be_factor(key)
-        and texts[key].nunique() > 1
-        and not (several_seeds and texts[key].equals(texts["seed"].rename(key)))
+        if may_be_factor(key) and texts[key].nunique() > 1 and not (several_seeds and texts[key].equals(texts["seed"]))
     ]
     columns: dict[str, list[Any]] = {"data.root": _images(sweep, texts)}
     groups = set()
