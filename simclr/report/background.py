@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 
 from simclr.report.effects import t_interval
-from simclr.report.outcomes import KNN
 from simclr.report.outcomes import on_the_way as judged_on_the_way
 from simclr.report.study import Study
 from simclr.report.wording import (
@@ -72,12 +71,11 @@ def curves(study: Study, draw: Draw) -> list[str]:
 
 
 def time(study: Study, draw: Draw) -> list[str]:
-    knn = (study.curves["tag"] == KNN[-1].column).any()
     caption = "The training time of each run, and what it came to"
-    if knn:
+    if study.has_knn_curves:
         caption += "; above it, k-NN top-1 while training went on: mean and range over seeds"
     blocks = draw("time", caption)
-    if blocks and knn:
+    if blocks and study.has_knn_curves:
         blocks.append("Within a run, time is taken to pass evenly from step to step.")
     return ["## Accuracy against training time", *blocks] if blocks else []
 

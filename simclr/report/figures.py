@@ -159,13 +159,13 @@ def _time(study: Study) -> Figure | None:
     final = study.sweep.number(study.primary.column)
     if (minutes + final).isna().all():
         return None
-    knn = KNN[-1].column
-    has_curves = bool((study.curves["tag"] == knn).any())
-    figure, panels = _panels(1 + has_curves, 2.7)
-    if has_curves:
+    figure, panels = _panels(1 + study.has_knn_curves, 2.7)
+    if study.has_knn_curves:
         # Time is taken to pass evenly: what a process's own clock says starts anew whenever a run is resumed.
         per_step = minutes / study.curves.groupby("run")["step"].max()
-        _draw_curves(study, panels[0], knn, {cell: per_step[runs].mean() for cell, runs in study.cells.items()})
+        _draw_curves(
+            study, panels[0], KNN[-1].column, {cell: per_step[runs].mean() for cell, runs in study.cells.items()}
+        )
         panels[0].set(xlabel="minutes of training (mean over seeds)", ylabel="k-NN top-1, per cent", xlim=(0, None))
     for cell, look in _looks(study).items():
         runs = study.cells[cell]

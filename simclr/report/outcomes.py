@@ -73,14 +73,18 @@ def _comparable(sweep: Sweep, outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def scalars(sweep: Sweep) -> list[Outcome]:
-    """What the method measures while it trains and shows in its bar, as the runs' metrics.json describe it."""
+    """What the method measures while it trains and shows in its bar, but for what was measured differently."""
+    return _comparable(sweep, described_scalars(sweep))
+
+
+def described_scalars(sweep: Sweep) -> list[Outcome]:
+    """All that the method shows in its bar, as the runs' metrics.json describe it."""
     described = {tag: scalar for of_run in sweep.metric("scalars") for tag, scalar in (of_run or {}).items()}
     shown = {tag: scalar for tag, scalar in (described or SCALARS).items() if scalar["short"] is not None}
-    outcomes = [
+    return [
         Outcome(tag, scalar["words"], "points" if scalar["unit"] == "%" else "", scalar["higher_is_better"] is False)
         for tag, scalar in shown.items()
     ]
-    return _comparable(sweep, outcomes)
 
 
 def find_outcomes(sweep: Sweep) -> list[Outcome]:

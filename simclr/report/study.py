@@ -16,10 +16,10 @@ from simclr.report.factors import Cell, Design, find_design
 from simclr.report.outcomes import (
     KNN,
     Outcome,
+    described_scalars,
     find_outcomes,
     label_free_metrics,
     measured_differently,
-    scalars,
 )
 from simclr.report.runs import Sweep, read_sweep
 
@@ -30,7 +30,7 @@ class Study:
 
     partial: outcomes that only some runs have, which are given no effects. differently: see `measured_differently`.
     primary_effects and secondary_effects are two families of tests. rankings: how metrics rank the runs against the
-    primary outcome, a row a metric: `_rankings`. curves: see `read_curves`; without what was measured differently.
+    primary outcome, a row a metric: `_rankings`. curves: see `read_curves`.
     """
 
     sweep: Sweep
@@ -57,6 +57,12 @@ class Study:
         """The runs of each cell, cells of reference levels first."""
         of_run = self.design.cells
         return {cell: [run for run in of_run if of_run[run] == cell] for cell in self.design.ordered_cells()}
+
+    @property
+    def has_knn_curves(self) -> bool:
+        """Whether there are curves of k-NN accuracy that compare."""
+        knn = KNN[-1].column
+        return knn not in self.differently and bool((self.curves["tag"] == knn).any())
 
     def values(self, column: str, cell: Cell) -> pd.Series:
         """A number of the cell's runs that have it."""
@@ -86,20 +92,18 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
         )
     primary, *others = outcomes
     secondary = [outcome for outcome in others if sweep.number(outcome.column).notna().all()]
-    tags = [outcome.column for outcome in [*scalars(sweep), KNN[-1]]]
-    differently = measured_differently(sweep)
-    curves = read_curves({run: sweep.paths[run] for run in sweep.files}, tags, folder / "curves.csv")
+    tags = [outcome.column for outcome in [*described_scalars(sweep), KNN[-1]]]
     return Study(
         sweep=sweep,
         repeated=list(again.index[again]),
         design=design,
         outcomes=[primary, *secondary],
         partial=[outcome for outcome in others if outcome not in secondary],
-        differently=differently,
+        differently=measured_differently(sweep),
         primary_effects=_effects(sweep, design, [primary]),
         secondary_effects=_effects(sweep, design, secondary),
         rankings=_rankings(sweep, design, primary),
-        curves=curves[~curves["tag"].str.startswith(tuple(differently))],
+        curves=read_curves({run: sweep.paths[run] for run in sweep.files}, tags, folder / "curves.csv"),
     )
 
 

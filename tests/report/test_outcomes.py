@@ -79,3 +79,9 @@ def test_the_losses_of_two_methods_do_not_compare(tmp_path, cells):
     assert [factor.name for factor in found.design.factors] == ["method._target_"]
     assert found.differently == {"train/": ["method._target_"]}
     assert {outcome.file for outcome in found.outcomes} == {"linear_eval"}
+    rows = [f"{run.name},train/loss,{step},2.0\n" for run in tmp_path.iterdir() for step in range(3)]
+    (tmp_path / "curves.csv").write_text("run,tag,step,value\n" + "".join(rows), encoding="utf-8")
+    assert command([str(tmp_path)]) == 0
+    report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "## Training curves" not in report  # there are some, and they are not drawn into one figure
+    assert (tmp_path / "report" / "curves.csv").exists()
