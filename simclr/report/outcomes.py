@@ -60,8 +60,8 @@ def measured_differently(sweep: Sweep) -> dict[str, list[str]]:
     for tag, measured_by in MEASURED_BY.items():
         having = sweep.numbers.filter(regex=f"^{tag}").notna().any(axis=1)
         settings = sweep.settings[having].filter(regex=rf"^{re.escape(measured_by)}(\.|$)").astype(str)
-        keys = [key for key in settings if settings[key].nunique() > 1]
-        if keys := [key for key in keys if not key.endswith(".every_n_epochs")]:  # which is when, not how
+        settings = settings.loc[:, ~settings.columns.str.endswith(".every_n_epochs")]  # which is when, not how
+        if keys := [key for key in settings if settings[key].nunique() > 1]:
             found[tag] = keys
     return found
 
