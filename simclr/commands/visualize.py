@@ -91,7 +91,6 @@ def check_settings(config: DictConfig) -> None:
     """Raise InputError for a number out of its range, before anything takes time."""
     from simclr.checks import MAX_SEED, is_finite
     from simclr.evaluation import knn
-    from simclr.figures.figure import check_count
 
     check_number(config, "seed", 0, MAX_SEED)
     for key, low, high in (
@@ -101,8 +100,7 @@ def check_settings(config: DictConfig) -> None:
         ("neighbours.count", 1, 30),
         ("augmented_pairs.images", 1, 50),
     ):
-        group, leaf = key.split(".")
-        check_count(key, config[group][leaf], low, high)
+        check_number(config, key, low, high)
     perplexity = config.latent_space.perplexity
     if not is_finite(perplexity) or not 2 <= perplexity <= 1000:
         raise InputError(f"latent_space.perplexity={perplexity} is not usable; it lies between 2 and 1000 (usual: 30)")
@@ -152,8 +150,8 @@ def latent_space(subject: Subject, settings: dict[str, Any], path: Path) -> bool
 
     from simclr.evaluation import knn
     from simclr.figures import latent_space as drawing
-    from simclr.figures.figure import save
     from simclr.figures.stages import stages
+    from simclr.report.palette import save
 
     if not subject.labelled:
         log.warning("%s is left out: it needs labelled training and validation images; choose some with data=", path)
@@ -197,7 +195,7 @@ def neighbours(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
     import numpy as np
 
     from simclr.figures import neighbours as drawing
-    from simclr.figures.figure import save
+    from simclr.report.palette import save
 
     own, bank = settings["neighbours"], subject.bank
     queries = bank if subject.val is None else subject.val
@@ -238,7 +236,7 @@ def neighbours(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
 def augmented_pairs(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
     """Write the sheet of images and the views that the run's first step saw of them."""
     from simclr.figures import pairs as drawing
-    from simclr.figures.figure import save
+    from simclr.report.palette import save
     from simclr.runs.assemble import reassemble
 
     run = subject.last.content["config"]

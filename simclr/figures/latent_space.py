@@ -13,15 +13,16 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr.checks import is_whole
 from simclr.data.files.archive import composed
 from simclr.errors import InputError
-from simclr.figures.figure import GRAY, MAX_SYMBOLS, STYLE, blank_figure, check_count, shortened, symbol
+from simclr.figures.figure import shortened, titled_figure
+from simclr.report.palette import GRAY, MAX_SYMBOLS, STYLE, symbol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_CLASSES = MAX_SYMBOLS  # more nobody can keep apart
 FEWEST_POINTS = 10
 EARLY, LATE = 250, 500  # t-SNE's steps with exaggeration and without, openTSNE's defaults
 REPORT_EVERY = 50
@@ -41,7 +42,7 @@ def choose_classes(choice: int | str | Sequence[object], classes: list[str], nam
     """The labels that get a colour: so many spread evenly over the list of classes, or those named.
 
     choice: a number (all classes where there are fewer), or one class or several, each by its label or its shown name.
-    Raises InputError for a number outside 1 to MAX_CLASSES and for a name that no class has.
+    Raises InputError for a number outside 1 to MAX_SYMBOLS and for a name that no class has.
     """
     if isinstance(choice, str):
         choice = [choice]
@@ -54,9 +55,15 @@ def choose_classes(choice: int | str | Sequence[object], classes: list[str], nam
                 close = difflib.get_close_matches(name, known, n=1)
                 guess = f"; did you mean {close[0]}?" if close else f"; there are {shortened(', '.join(classes), 80)}"
                 raise InputError(f"latent_space.classes: no class is called {name}{guess}")
-        check_count("the number of latent_space.classes", len(set(chosen)), 1, MAX_CLASSES)
+        if not 1 <= len(set(chosen)) <= MAX_SYMBOLS:
+            raise InputError(
+                f"latent_space.classes names {len(set(chosen))} classes; colours tell 1 to {MAX_SYMBOLS} apart"
+            )
         return list(dict.fromkeys(known[name] for name in chosen))
-    check_count("latent_space.classes", choice, 1, MAX_CLASSES)
+    if not is_whole(choice) or not 1 <= choice <= MAX_SYMBOLS:
+        raise InputError(
+            f"latent_space.classes={choice} is not usable; it is a whole number from 1 to {MAX_SYMBOLS}, or names"
+        )
     return [int(label) for label in np.linspace(0, len(classes) - 1, min(choice, len(classes))).round()]
 
 
@@ -134,10 +141,8 @@ def draw(title: str, panels: list[Panel], labels: np.ndarray, chosen: list[int],
     height = 3.6 * rows * reach[1] / reach[0] + 0.3 * (rows - 1) + top + bottom
     first, last = panels[0], panels[-1]
     with matplotlib.rc_context(STYLE):
-        figure = blank_figure(width, height)
-        figure.suptitle(shortened(title, int(9 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
         summary = f"k-NN top-1: {first.accuracy:.1f} % ({first.title}), {last.accuracy:.1f} % ({last.title})"
-        figure.text(0.5, 1 - 0.4 / height, summary, ha="center", va="top", fontsize=11)
+        figure = titled_figure(width, height, title, summary)
         grid = figure.add_gridspec(
             rows, columns, left=0.02, right=0.98, top=1 - top / height, bottom=bottom / height, wspace=0.04,
             hspace=0.3 / 3.6 * reach[0] / reach[1],

@@ -8,12 +8,13 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.figures.figure import BLACK, BLUE, STYLE, VERMILION, blank_figure, shortened, show_image
+from simclr.figures.figure import shortened, show_image, titled_figure
+from simclr.report.palette import BLACK, BLUE, STYLE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 1.12  # inches along the side of a image and its margin
+CELL = 1.12  # inches along the side of an image and its margin
 
 
 class Row(NamedTuple):
@@ -36,7 +37,7 @@ def choose_queries(labels: np.ndarray | None, total: int, count: int, seed: int)
     if labels is None:
         return order[:count]
     seen: dict[int, int] = {}
-    turn = np.empty(total, np.int64)  # how many of its class come before a image
+    turn = np.empty(total, np.int64)  # how many of its class come before an image
     for place, label in enumerate(labels[order].tolist()):
         turn[place] = seen.get(label, 0)
         seen[label] = seen.get(label, 0) + 1
@@ -65,14 +66,12 @@ def draw(title: str, note: str, rows: list[Row], names: list[str]) -> Figure:
     sheet = CELL * (columns + 1.6)  # narrower than the words above it where columns are few
     width, height = max(sheet, 7.0), (CELL + 0.34) * len(rows) + top + bottom
     with matplotlib.rc_context(STYLE):
-        figure = blank_figure(width, height)
+        figure = titled_figure(width, height, title, note)
         grid = figure.add_gridspec(
             len(rows), columns + 2, width_ratios=[1, 0.25, *[1] * columns], wspace=0.12, hspace=0.42,
             left=0.5 - 0.49 * sheet / width, right=0.5 + 0.49 * sheet / width,
             top=1 - top / height, bottom=(bottom + 0.34) / height,
         )  # fmt: skip
-        figure.suptitle(shortened(title, int(10 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
-        figure.text(0.5, 1 - 0.4 / height, note, ha="center", va="top", fontsize=10)
         labelled = rows[0].labels is not None and rows[0].label is not None
         if labelled:
             for x, text, colour in ((0.49, "✓ same class", BLUE), (0.51, "✗ other class", VERMILION)):

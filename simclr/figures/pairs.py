@@ -12,14 +12,15 @@ from simclr.augment import batched
 from simclr.augment.augmentation import Augmentation
 from simclr.augment.recipe import Draws, Recipe
 from simclr.data.store import Splits
-from simclr.figures.figure import BLUE, GRAY, ORANGE, STYLE, VERMILION, blank_figure, shortened, show_image
+from simclr.figures.figure import show_image, titled_figure
+from simclr.report.palette import BLUE, GRAY, ORANGE, STYLE, VERMILION
 from simclr.training.datamodule import PretrainingData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
-CELL = 1.5  # inches along the side of a image and its margin
+CELL = 1.5  # inches along the side of an image and its margin
 FRAMES = (BLUE, VERMILION, ORANGE)  # of the first view, the second, and any further
 
 
@@ -105,7 +106,7 @@ def _notes(recipes: list[Recipe]) -> list[str]:
 
 
 def draw(title: str, batch: FirstBatch, recipes: list[Recipe]) -> Figure:
-    """A sheet: a image with the crops marked in it, then its views, in two such blocks side by side."""
+    """A sheet: an image with the crops marked in it, then its views, in two such blocks side by side."""
     import matplotlib
     from matplotlib.patches import Rectangle
 
@@ -118,14 +119,12 @@ def draw(title: str, batch: FirstBatch, recipes: list[Recipe]) -> Figure:
     width, height = CELL * (blocks * (views + 1) + 0.3 * (blocks - 1)), (CELL + caption) * rows + top
     ratios = ([*[1.0] * (views + 1), 0.3] * blocks)[:columns]
     with matplotlib.rc_context(STYLE):
-        figure = blank_figure(width, height)
+        note = "\n".join(line for words in _notes(recipes) for line in textwrap.wrap(words, int(13 * width)))
+        figure = titled_figure(width, height, title, note)
         grid = figure.add_gridspec(
             rows, columns, width_ratios=ratios, left=0.01, right=0.99, top=1 - top / height, bottom=caption / height,
             wspace=0.06, hspace=caption / CELL,
         )  # fmt: skip
-        figure.suptitle(shortened(title, int(10 * width)), fontsize=13, y=1 - 0.12 / height, va="top")
-        note = "\n".join(line for words in _notes(recipes) for line in textwrap.wrap(words, int(14 * width)))
-        figure.text(0.5, 1 - 0.42 / height, note, ha="center", va="top", fontsize=9)
         for place in range(count):
             row, first = place % rows, place // rows * (views + 2)
             axes = figure.add_subplot(grid[row, first])

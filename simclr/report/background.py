@@ -4,63 +4,25 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
 
-from simclr.report.markdown import bullets, figure_block, level, literal, table
-from simclr.report.outcomes import Outcome, moments
+from simclr.report.effects import t_interval
+from simclr.report.outcomes import on_the_way as judged_on_the_way
 from simclr.report.study import Study
-from simclr.report.wording import listed, p_value, plain, ranking_sentence, signed
+from simclr.report.wording import (
+    bullets,
+    counted,
+    level,
+    listed,
+    literal,
+    p_value,
+    plain,
+    ranking_sentence,
+    signed,
+    table,
+)
 
-
-def on_the_way_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    """Linear accuracy of checkpoints that were judged while training went on."""
-    known = {epoch: file for run in study.runs for epoch, file in moments(run).items()}
-    if not any("epoch-" in file for file in known.values()):
-        return []
-    rows = []
-    for cell in study.design.ordered_cells():
-        files = {epoch: file for run in study.of_cell(cell) for epoch, file in moments(run).items()}
-        means = [
-            study.cell_mean(cell, Outcome(files[epoch], "top1", "", "points")) if epoch in files else None
-            for epoch in sorted(known)
-        ]
-        rows.append([literal(study.design.label(cell)), *(level(mean) for mean in means)])
-    heads = ["untrained" if epoch == 0 else f"epoch {epoch}" for epoch in sorted(known)]
-    caption = "Before, during and after training; bars of a single run: its 95 % interval over validation images"
-    return [
-        "## Linear top-1 while training went on",
-        "Mean over the seeds that have it ± half its 95 % interval. These checkpoints are shown, and not tested.",
-        table(["cell", *heads], rows),
-        *figure_block(figures, "on_the_way", caption),
-    ]
-
-
-def curves_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    without = [run.name for run in study.runs if all(name != run.name for name, _ in study.curves)]
-    blocks = ["## Training curves"]
-    if "curves" in figures:
-        blocks += figure_block(
-            figures, "curves", "Mean over seeds; bands: lowest to highest seed; each point is a mean of logged steps"
-        )
-        blocks.append("Every curve is thinned to at most 100 points, each the mean of equally many logged batches.")
-    if without:
-        blocks.append(
-            f"{len(without)} of {len(study.runs)} runs have neither TensorBoard events nor rows in curves.csv, so "
-            "their curves are left out."
-        )
-    return blocks if len(blocks) > 1 else []
-
-
-def time_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    knn = any(tag == "val/knn_top1" for _, tag in study.curves)
-    caption = "The training time of each run, and what it came to"
-    if knn:
-        caption += "; above it, k-NN top-1 while training went on: mean and range over seeds"
-    drawn = figure_block(figures, "time", caption)
-    note = ["Within a run, time is taken to pass evenly from step to step."] if knn else []
-    return ["## Accuracy against training time", *drawn, *note] if drawn else []
-
+Draw = Callable[[str, str], list[str]]  # a figure's name and caption -> its blocks, none where there is no such figure
 
 COSTS = {
     "parameters": ("parameters", 1.0, 0),
@@ -70,65 +32,98 @@ COSTS = {
     "system/gpu_memory_gb": ("peak memory of the GPU, GB", 1.0, 2),
     "wall_seconds": ("training, minutes", 1 / 60, 1),
 }
+PROVENANCE = {"git_commit": "commit", "device": "device", "precision": "precision", "epochs": "epochs"}
 
 
-def cost_section(study: Study) -> list[str]:
-    known = [key for key in COSTS if any(run.number("metrics", key) is not None for run in study.runs)]
+def on_the_way(study: Study, draw: Draw) -> list[str]:
+    """Linear accuracy of checkpoints that were judged while training went on."""
+    top1 = judged_on_the_way(study.sweep, "top1")
+    if not study.sweep.numbers.filter(regex="^linear_eval_epoch-").size:
+        return []
+    rows = []
+    for cell, runs in study.cells.items():
+        known = [top1.loc[runs, epoch].dropna() for epoch in top1]
+        means = [t_interval(values.to_numpy()) if len(values) else None for values in known]
+        rows.append([literal(study.design.label(cell)), *map(level, means)])
+    return [
+        "## Linear top-1 while training went on",
+        "Mean over the seeds that have it ± half its 95 % interval. These checkpoints are shown, and not tested.",
+        table(["cell", *("untrained" if epoch == 0 else f"epoch {epoch}" for epoch in top1)], rows),
+        *draw(
+            "on_the_way",
+            "Before, during and after training; bars of a single run: its 95 % interval over validation images",
+        ),
+    ]
+
+
+def curves(study: Study, draw: Draw) -> list[str]:
+    runs, known = len(study.sweep.files), study.curves["run"].nunique()
+    caption = "Mean over seeds; bands: lowest to highest seed; each point is a mean of logged steps"
+    blocks = draw("curves", caption)
+    if blocks:
+        blocks.append("Every curve is thinned to at most 100 points, each the mean of equally many logged batches.")
+    if known < runs:
+        blocks.append(
+            f"{runs - known} of {runs} runs have neither TensorBoard events nor rows in curves.csv, so their curves "
+            "are left out."
+        )
+    return ["## Training curves", *blocks] if blocks else []
+
+
+def time(study: Study, draw: Draw) -> list[str]:
+    caption = "The training time of each run, and what it came to"
+    if study.has_knn_curves:
+        caption += "; above it, k-NN top-1 while training went on: mean and range over seeds"
+    blocks = draw("time", caption)
+    if blocks and study.has_knn_curves:
+        blocks.append("Within a run, time is taken to pass evenly from step to step.")
+    return ["## Accuracy against training time", *blocks] if blocks else []
+
+
+def cost(study: Study, draw: Draw) -> list[str]:
+    known = {key: cost for key, cost in COSTS.items() if key in study.sweep.numbers}
     if not known:
         return []
     rows = []
-    for cell in study.design.ordered_cells():
-        row = [literal(study.design.label(cell))]
-        for key in known:
-            numbers = [n for run in study.of_cell(cell) if (n := run.number("metrics", key)) is not None]
-            _, factor, places = COSTS[key]
-            row.append(plain(factor * sum(numbers) / len(numbers), places) if numbers else "–")
-        rows.append(row)
+    for cell in study.cells:
+        means = [(factor * study.values(key, cell).mean(), places) for key, (_, factor, places) in known.items()]
+        rows.append([literal(study.design.label(cell)), *("–" if math.isnan(m) else plain(m, n) for m, n in means)])
     return [
         "## Cost",
         "Means over seeds. An image is a source image, which costs two views. Runs that shared a machine slowed each "
         "other, and their times say so.",
-        table(["cell", *[COSTS[key][0] for key in known]], rows),
+        table(["cell", *(words for words, _, _ in known.values())], rows),
     ]
 
 
-def ranking_section(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    if all(ranked.correlation.rho is None for ranked in study.rankings):
+def ranking(study: Study, draw: Draw) -> list[str]:
+    ranked, primary = study.rankings, study.primary.label
+    if ranked["rho"].isna().all():
         return []  # too few runs, or all alike
-    primary = study.primary.label
-    rows = [
-        [
-            literal(r.metric.label) + (" (less is better)" if r.metric.smaller_is_better else ""),
-            "–" if r.correlation.rho is None else signed(r.correlation.rho, 2),
-            str(r.correlation.n),
-            "–" if r.correlation.p is None else p_value(r.correlation.p),
-            "–" if r.adjusted_p is None else p_value(r.adjusted_p),
-            "–" if r.of_cells.rho is None else f"{signed(r.of_cells.rho, 2)} ({r.of_cells.n} cells)",
-        ]
-        for r in study.rankings
-    ]
-    text = (
+    rows, sentences = [], []
+    for r in ranked.itertuples():
+        label = literal(r.label) + (" (less is better)" if r.smaller_is_better else "")
+        rho = "–" if math.isnan(r.rho) else signed(r.rho, 2)
+        of_cells = "–" if math.isnan(r.rho_of_cell_means) else f"{signed(r.rho_of_cell_means, 2)} ({r.cells} cells)"
+        rows.append([label, rho, str(r.runs), p_value(r.p), p_value(r.holm_p), of_cells])
+        sentences.append(literal(ranking_sentence(r.label, r.rho, r.holm_p, r.runs, primary)))
+    return [
+        f"## Do loss and label-free metrics rank the runs as {primary} does?",
         f"Spearman's rho between each metric and {primary} over runs. It is turned round for metrics of which less is "
         f"better, so +1 always reads: the metric puts the runs in the order that {primary} does. p is by permutation "
         f"of runs (two-sided), adjusted for {len(rows)} metrics after Holm. Runs of one cell resemble each other, so p "
-        "is somewhat too small; rho among the means of cells stands beside it."
-    )
-    sentences = [ranking_sentence(r.metric.label, r.correlation, r.adjusted_p, primary) for r in study.rankings]
-    header = ["metric", "rho", "runs", "p", "p (Holm)", "rho of cell means"]
-    return [
-        f"## Do loss and label-free metrics rank the runs as {primary} does?",
-        text,
-        bullets([literal(sentence) for sentence in sentences]),
-        table(header, rows),
-        *figure_block(figures, "ranking", f"Each metric against {primary}, one dot a run"),
+        "is somewhat too small; rho among the means of cells stands beside it.",
+        bullets(sentences),
+        table(["metric", "rho", "runs", "p", "p (Holm)", "rho of cell means"], rows),
+        *draw("ranking", f"Each metric against {primary}, one dot a run"),
     ]
 
 
-def meaning_section(study: Study) -> list[str]:
+def meaning(study: Study, draw: Draw) -> list[str]:
     """The protocols that the runs' own files state."""
     stated: dict[str, list[str]] = {}
-    for run in study.runs:
-        for file, content in {"metrics": run.metrics, **run.evaluations}.items():
+    for of_run in study.sweep.files.values():
+        for file, content in of_run.items():
             protocol = content.get("protocol")
             parts = protocol if isinstance(protocol, dict) else {"": protocol} if protocol else {}
             for name, text in parts.items():
@@ -143,55 +138,42 @@ def meaning_section(study: Study) -> list[str]:
     lines = [
         f"**{literal('; '.join(names))}**: {' — or: '.join(map(literal, texts))}" for texts, names in alike.items()
     ]
-    differ = any(len(texts) > 1 for texts in stated.values())
+    differ = any(len(texts) > 1 for texts in alike)
     warning = "**The runs were not all measured by the same protocol; their numbers may not compare.**"
     return ["## How the numbers were measured", *([warning] if differ else []), bullets(lines)]
 
 
-PROVENANCE = {"git_commit": "commit", "device": "device", "precision": "precision", "epochs": "epochs"}
-
-
 def _stated(study: Study, key: str) -> dict[str, int]:
-    """Each value that the runs' metrics state, and in how many of them."""
-    values = [str(run.metrics.get(key, "not stated")) for run in study.runs]
+    """Each value that the runs' metrics.json state, and in how many of them."""
+    values = ["not stated" if value is None else str(value) for value in study.sweep.metric(key)]
     return {value: values.count(value) for value in dict.fromkeys(values)}
 
 
-def mixed(study: Study) -> list[str]:
-    mixed = [PROVENANCE[key] for key in ("git_commit", "device", "precision") if len(_stated(study, key)) > 1]
-    mixed += ["package versions"] if len(_stated(study, "versions")) > 1 else []
-    if not mixed:
-        return []
-    return [f"**The runs were not all made alike: they differ in {listed(mixed)}** (see Provenance)."]
+def warnings(study: Study) -> list[str]:
+    """What stands beside the findings: validation images that were trained on, runs that were not made alike."""
+    leaking = study.sweep.numbers.filter(regex="(^|/)val_images_in_train$").max(axis=1)
+    found = []
+    if (leaking > 0).any():
+        found.append(
+            f"LEAK: validation images are training images too, {leaking.max():,.0f} at most, in {(leaking > 0).sum()} "
+            f"of {len(leaking)} runs; they flatter accuracies."
+        )
+    names = {**PROVENANCE, "versions": "package versions"}
+    mixed = [names[key] for key in ("git_commit", "device", "precision", "versions") if len(_stated(study, key)) > 1]
+    if mixed:
+        found.append(f"**The runs were not all made alike: they differ in {listed(mixed)}** (see Provenance).")
+    return found
 
 
-def leaks(study: Study) -> list[str]:
-    known = {
-        run.name: max(run.number(file, "val_images_in_train") or 0 for file in ("metrics", *run.evaluations))
-        for run in study.runs
-    }
-    leaking = [count for count in known.values() if count > 0]
-    if not leaking:
-        return []
-    return [
-        f"LEAK: validation images are training images too, {max(leaking):,.0f} at most, in {len(leaking)} of "
-        f"{len(known)} runs; they flatter accuracies."
-    ]
-
-
-def provenance_section(study: Study, command: str) -> list[str]:
+def provenance(study: Study, command: str) -> list[str]:
     rows = []
     for key, name in PROVENANCE.items():
         values = _stated(study, key)
-        text = "; ".join(
-            literal(value) + (f" ({n} {'run' if n == 1 else 'runs'})" if len(values) > 1 else "")
-            for value, n in values.items()
-        )
-        rows.append([name, text])
-    sets = [run.metrics.get("versions") for run in study.runs]
-    packages = dict.fromkeys(package for versions in sets if isinstance(versions, dict) for package in versions)
-    for package in packages:
-        found = dict.fromkeys(str(versions.get(package)) for versions in sets if isinstance(versions, dict))
+        runs = {value: f" ({counted(n, 'run')})" if len(values) > 1 else "" for value, n in values.items()}
+        rows.append([name, "; ".join(literal(value) + told for value, told in runs.items())])
+    versions = [of_run for of_run in study.sweep.metric("versions") if isinstance(of_run, dict)]
+    for package in dict.fromkeys(package for of_run in versions for package in of_run):
+        found = dict.fromkeys(str(of_run.get(package)) for of_run in versions)
         rows.append([literal(package), literal("; ".join(found))])
     rows.append(["seeds", ", ".join(map(str, study.seeds))])
     sweep = _sweep_command(study)
@@ -209,9 +191,8 @@ def provenance_section(study: Study, command: str) -> list[str]:
 def _sweep_command(study: Study) -> str | None:
     """The overrides that make these cells; None where they are no full grid, or no single override makes a level."""
     factors = study.design.factors
-    grid = math.prod(len(factor.levels) for factor in factors) == len(study.design.ordered_cells())
+    grid = math.prod(len(factor.levels) for factor in factors) == len(study.cells)
     if not grid or any(" + " in factor.name or factor.name.endswith("_target_") for factor in factors):
         return None
     overrides = [f"{factor.name}={','.join(factor.levels)}" for factor in factors]
-    overrides.append(f"seed={','.join(map(str, study.seeds))}")
-    return f"python train.py -m {shlex.join(overrides)}"
+    return f"python train.py -m {shlex.join([*overrides, 'seed=' + ','.join(map(str, study.seeds))])}"

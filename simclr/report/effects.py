@@ -1,24 +1,23 @@
-"""Effects from paired differences: plain numbers in, numbers out."""
+"""Effects from paired differences, and rank correlations."""
 
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from simclr.report.factors import Cell, Factor
+from simclr.report.outcomes import Outcome
 
-CONFIDENCE = 0.95
-
-Values = Mapping[Cell, Mapping[int, float]]  # cell -> seed -> outcome
+SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean over n seeds with its 95 % Student t interval and the p-value of "the mean is 0".
 
     low, high and p are None where the seeds give no interval: fewer than two, or all of them equal.
@@ -33,126 +32,122 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Effect:
-    """One contrast between cells, taken within each seed.
+    """One contrast between cells in one outcome, taken within each seed.
 
-    kind: "main" or "interaction". factors, levels, references: what is compared, one entry for a main effect, two for
-    an interaction. differences: seed -> contrast. left_out: seed -> the cells it lacks. cells: those needed.
+    factors, levels, references: what is compared, one entry for a main effect, two for an interaction. differences:
+    seed -> contrast. left_out: seed -> the cells it lacks. estimate: None where no seed has every cell needed.
+    holm_p: its p-value adjusted for the number of effects of its family, None where it has none.
     """
 
-    kind: str
+    outcome: Outcome
     factors: tuple[str, ...]
     levels: tuple[str, ...]
     references: tuple[str, ...]
-    cells: tuple[Cell, ...]
     differences: Mapping[int, float]
     left_out: Mapping[int, tuple[Cell, ...]]
-    estimate: Estimate | None = field(default=None)
+    estimate: Estimate | None
+    holm_p: float | None = None
+
+    @property
+    def is_main(self) -> bool:
+        return len(self.factors) == 1
 
     @property
     def p(self) -> float | None:
         return None if self.estimate is None else self.estimate.p
 
+    @property
+    def claimed(self) -> bool:
+        """Whether it may be called an effect: its interval excludes 0, and it survives the number of tests."""
+        return self.p is not None and self.holm_p is not None and max(self.p, self.holm_p) < SIGNIFICANT
 
-def t_interval(values: Sequence[float]) -> Estimate:
+
+def t_interval(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of `values` with its two-sided 95 % Student t interval, n-1 degrees of freedom.
 
     Equal values give no interval: their spread is below the outcome's resolution, not 0.
     """
-    n, mean = len(values), statistics.fmean(values)
-    if n < 2:
+    n, mean = len(values), float(np.mean(values))
+    if n < 2 or np.ptp(values) <= 1e-9 * np.abs(values).max():  # equal but for rounding
         return Estimate(mean, n)
-    error = statistics.stdev(values) / n**0.5
-    if error <= 1e-9 * max(abs(value) for value in values):  # equal but for rounding
-        return Estimate(mean, n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    return Estimate(mean, n, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
+    test = stats.ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(0.95)
+    return Estimate(mean, n, float(low), float(high), float(test.pvalue))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979): the chance of any false finding among all of them is bounded."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted for the number of those that are not None (Holm 1979): bounds the chance of any false one."""
+    known = np.array([p for p in p_values if p is not None])
+    order = np.argsort(known)
+    steps = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)).clip(max=1)
+    adjusted = iter(steps[np.argsort(order)].tolist())
+    return [None if p is None else next(adjusted) for p in p_values]
 
 
-def all_effects(values: Values, factors: Sequence[Factor]) -> list[Effect]:
+def all_effects(outcome: Outcome, values: pd.Series, factors: Sequence[Factor]) -> list[Effect]:
     """Every level against its factor's reference, and every two-way interaction of such pairs.
 
-    A main effect is the mean over the levels of the other factors; an interaction is a difference of differences. An
-    effect uses the settings of the other factors under which any seed has all of its cells, and the seeds that have
-    them under all of these settings.
+    values: the outcome, indexed by the level of each factor, then by seed. A main effect is the mean over the levels of
+    the other factors; an interaction is a difference of differences. An effect uses the settings of the other factors
+    under which any seed has all of its cells, and the seeds that have them under all of these settings.
     """
-    pairs = [[(i, level) for level in factor.levels[1:]] for i, factor in enumerate(factors)]
-    chosen = [(pair,) for of_factor in pairs for pair in of_factor]
+    pairs = [[(factor, level) for level in factor.levels[1:]] for factor in factors]
+    single = [(pair,) for of_factor in pairs for pair in of_factor]
     crossed = [both for a, b in itertools.combinations(pairs, 2) for both in itertools.product(a, b)]
-    return [_effect(values, factors, contrast) for contrast in [*chosen, *crossed]]
+    return [_effect(outcome, values, contrast) for contrast in [*single, *crossed]]
 
 
-def _effect(values: Values, factors: Sequence[Factor], contrast: tuple[tuple[int, str], ...]) -> Effect:
-    seeds = sorted({seed for of_cell in values.values() for seed in of_cell})
-    compared = [i for i, _ in contrast]
-    others = dict.fromkeys(tuple("" if i in compared else level for i, level in enumerate(cell)) for cell in values)
-    weights: dict[Cell, float] = {}
-    for other in others:
-        corner: dict[Cell, float] = {}
-        # The sign of each corner: +1 for as many levels as there are, -1 for each reference in a level's place.
-        for use_level in itertools.product((True, False), repeat=len(contrast)):
-            cell = list(other)
-            for (i, level), use in zip(contrast, use_level, strict=True):
-                cell[i] = level if use else factors[i].reference
-            corner[tuple(cell)] = (-1.0) ** use_level.count(False)
-        if any(all(seed in values.get(cell, {}) for cell in corner) for seed in seeds):
-            weights |= corner
-    settings = len(weights) / 2 ** len(contrast)
-    missing = {seed: tuple(cell for cell in weights if seed not in values[cell]) for seed in seeds}
-    differences = {
-        seed: sum(weight * values[cell][seed] for cell, weight in weights.items()) / settings
-        for seed in seeds
-        if weights and not missing[seed]
+def _effect(outcome: Outcome, values: pd.Series, contrast: tuple[tuple[Factor, str], ...]) -> Effect:
+    contrasted = values
+    for factor, level in contrast:
+        sides = contrasted.unstack(factor.name).reindex(columns=[level, factor.reference])
+        contrasted = sides[level] - sides[factor.reference]
+    contrasted = contrasted.dropna()  # its index: the settings of the other factors, then the seed
+    settings = {index[:-1] if isinstance(index, tuple) else () for index in contrasted.index}
+    by_seed = contrasted.groupby(level="seed")
+    differences = by_seed.mean()[by_seed.size() == len(settings)]
+
+    compared = {factor.name: (level, factor.reference) for factor, level in contrast}
+    needed = []
+    for cell in dict.fromkeys(index[:-1] for index in values.index):
+        levels = dict(zip(values.index.names[:-1], cell, strict=True))
+        others = tuple(level for name, level in levels.items() if name not in compared)
+        if others in settings and all(levels[name] in sides for name, sides in compared.items()):
+            needed.append(cell)
+    missing = {
+        int(seed): tuple(cell for cell in needed if (*cell, seed) not in values.index)
+        for seed in sorted(values.index.unique("seed"))
     }
     return Effect(
-        kind="main" if len(contrast) == 1 else "interaction",
-        factors=tuple(factors[i].name for i in compared),
+        outcome=outcome,
+        factors=tuple(factor.name for factor, _ in contrast),
         levels=tuple(level for _, level in contrast),
-        references=tuple(factors[i].reference for i in compared),
-        cells=tuple(weights),
-        differences=differences,
+        references=tuple(factor.reference for factor, _ in contrast),
+        differences=differences.to_dict(),
         left_out={seed: cells for seed, cells in missing.items() if cells},
-        estimate=t_interval(list(differences.values())) if differences else None,
+        estimate=t_interval(differences.to_numpy()) if len(differences) else None,
     )
 
 
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's rho between two measures of n runs, with a two-sided permutation p-value.
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float | None, float | None]:
+    """Whether `x` ranks runs as `y` does: Spearman's rho and its two-sided p, by permutation.
 
-    rho and p are None where one of the measures is the same in all runs, p also for fewer than four runs.
+    p is exact for up to 7 runs, else from 9,999 seeded permutations; None for fewer than four. Both are None where one
+    of the measures is the same in all runs.
     """
-
-    rho: float | None
-    p: float | None
-    n: int
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:
-    """Whether `x` ranks runs as `y` does. p: exact for up to 7 runs, else from 9,999 seeded permutations."""
     n = len(x)
-    if n < 3 or len(set(x)) == 1 or len(set(y)) == 1:
-        return RankCorrelation(None, None, n)
-    ranks = [stats.rankdata(values) for values in (x, y)]
-    centred = [rank - rank.mean() for rank in ranks]
-    scale = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
-    rho = float(centred[0] @ centred[1]) / scale
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None, None
+    first, second = stats.zscore(stats.rankdata([x, y], axis=1), axis=1)
+    rho = float((first * second).mean())
     if n < 4:
-        return RankCorrelation(rho, None, n)  # six orders: no rho is rare among them
+        return rho, None  # six orders: no rho is rare among them
     test = stats.permutation_test(
-        (centred[0],),
-        lambda permuted, axis: (permuted * centred[1]).sum(axis=axis) / scale,
+        (first,),
+        lambda permuted, axis: (permuted * second).mean(axis=axis),
         permutation_type="pairings",
         vectorized=True,
         n_resamples=9_999,
         rng=np.random.default_rng(0),
     )
-    return RankCorrelation(rho, float(test.pvalue), n)
+    return rho, float(test.pvalue)

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from simclr.errors import InputError
-from simclr.report.runs import Run, flat
-
-# What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
-# learns; the seed is the replicate. A key stands for all below it. Which images lie at data.root is a factor: see
-# `_images`. Callbacks that are not ours may change what is learned.
-NO_FACTOR = (
-    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
-    *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
-    *("checkpoint_minutes", "keep_every_n_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
-)
-ABSENT = "(none)"
+from simclr.report.runs import ABSENT, Sweep, flat, may_be_factor
 
 Cell = tuple[str, ...]
 
@@ -65,35 +56,19 @@ class Design:
     def _short(self, name: str) -> str:
         """The last parts of a setting's name, as few as no other setting ends with."""
         parts = name.split(".")
-        for start in range(len(parts) - 1, 0, -1):
-            short = ".".join(parts[start:])
-            if not any(f".{key}".endswith(f".{short}") for key in self.keys if key != name):
-                return short
-        return name
+        ends = (".".join(parts[start:]) for start in range(len(parts) - 1, 0, -1))
+        return next((e for e in ends if not any(f".{k}".endswith(f".{e}") for k in self.keys if k != name)), name)
 
     def ordered_cells(self) -> list[Cell]:
         """The cells that have a run, those of reference levels first."""
+        places = [{level: place for place, level in enumerate(factor.levels)} for factor in self.factors]
         return sorted(
-            set(self.cells.values()),
-            key=lambda cell: [f.levels.index(level) for f, level in zip(self.factors, cell, strict=True)],
+            set(self.cells.values()), key=lambda cell: [at[level] for at, level in zip(places, cell, strict=True)]
         )
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    name: str
-    is_group: bool
-    values: tuple[str, ...]  # of each run
-
-    @property
-    def partition(self) -> tuple[int, ...]:
-        """The same for two candidates that vary together: each run's level, numbered in order of appearance."""
-        first = list(dict.fromkeys(self.values))
-        return tuple(first.index(value) for value in self.values)
-
-
-def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str]) -> Design:
-    """The factors that vary among `runs`.
+def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> Design:
+    """The factors that vary among the runs.
 
     A configuration group whose content is one of its options in every run is one factor, with the options' names as
     levels. Settings that vary together are one factor; those that follow from other factors are none. Where the runs
@@ -101,144 +76,121 @@ def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str
     configs: the folder of the configuration groups. references: factor name -> its reference level, where it shall not
     be `baseline` or the first in sorted order. Raises InputError for a reference that no run has.
     """
-    varying = _varying_settings(runs)
-    candidates = [_Candidate("data.root", False, _images(runs))]
-    for group in dict.fromkeys(key.split(".")[0] for key in varying):
-        own = [key for key in varying if key.split(".")[0] == group]
-        options = _options(configs / group)
-        chosen = [_chosen_option(run, group, own, options) for run in runs] if options else [None]
-        if None in chosen:
-            candidates += [_Candidate(key, False, tuple(_shown(run.settings, key) for run in runs)) for key in own]
-        else:
-            candidates.append(_Candidate(group, True, tuple(map(str, chosen))))
-    candidates = [candidate for candidate in candidates if len(set(candidate.values)) > 1]
-
-    together: dict[tuple[int, ...], list[_Candidate]] = {}
-    for candidate in candidates:
-        together.setdefault(candidate.partition, []).append(candidate)
+    candidates, groups = _candidates(sweep, configs)
+    together: dict[tuple[int, ...], list[str]] = {}  # by partition: each run's level, numbered in order of appearance
+    for name in candidates:
+        together.setdefault(tuple(pd.factorize(candidates[name])[0].tolist()), []).append(name)
     accepted: list[tuple[int, ...]] = []
     derived: list[str] = []
-    for partition in sorted(together, key=lambda p: max(p)):  # few levels first: they are what the others follow from
-        known = list(zip(*accepted, strict=True)) if accepted else [()] * len(runs)
-        if len(set(zip(known, partition, strict=True))) == len(set(known)):
-            derived += [candidate.name for candidate in together[partition]]
+    for partition in sorted(together, key=max):  # few levels first: they are what the others follow from
+        known = set(zip(*accepted, strict=True)) if accepted else {()}
+        if len(set(zip(*accepted, partition, strict=True))) == len(known):
+            derived += together[partition]
         else:
             accepted.append(partition)
-    accepted.sort(key=list(together).index)  # the configuration's order again
-    merged = [_merge(together[partition]) for partition in accepted]
-    unknown = set(references) - {candidate.name for candidate in merged}
-    if unknown:
-        names = ", ".join(candidate.name for candidate in merged) or "nothing but the seed"
-        raise InputError(f"--reference {sorted(unknown)[0]}: the runs do not vary it; they vary {names}")
-    factors = tuple(_factor(candidate, references.get(candidate.name)) for candidate in merged)
-    cells = {run.name: tuple(candidate.values[i] for candidate in merged) for i, run in enumerate(runs)}
-    return Design(factors, cells, tuple(derived), tuple(dict.fromkeys(key for run in runs for key in run.settings)))
-
-
-def _varying_settings(runs: Sequence[Run]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs for key in run.settings if not _is_below(key, NO_FACTOR))
-    several_seeds = len({run.seed for run in runs}) > 1
-    return [
-        key
-        for key in keys
-        if len({_shown(run.settings, key) for run in runs}) > 1
-        and not (several_seeds and all(run.settings.get(key) == run.seed for run in runs))
+    # In the configuration's order again.
+    chosen = [_not_copied(candidates[names]) for partition, names in together.items() if partition in accepted]
+    levels = {" + ".join(table): table.agg(" + ".join, axis=1) for table in chosen}
+    varied = ", ".join(levels) or "nothing but the seed"
+    for name in references:
+        if name not in levels:
+            raise InputError(f"--reference {name}: the runs do not vary it; they vary {varied}")
+    factors = [
+        Factor(name, _ordered(name, values, references.get(name)), set(name.split(" + ")) <= groups)
+        for name, values in levels.items()
     ]
+    cells = {run: tuple(values[run] for values in levels.values()) for run in sweep.files}
+    return Design(tuple(factors), cells, tuple(derived), tuple(sweep.settings))
 
 
-def _is_below(key: str, parents: Sequence[str]) -> bool:
-    return any(f"{key}.".startswith(f"{parent}.") for parent in parents)
+def _candidates(sweep: Sweep, configs: Path) -> tuple[pd.DataFrame, set[str]]:
+    """What varies, as text: a column a setting or a configuration group, and which of them are groups."""
+    texts = pd.DataFrame({key: [_text(key, value) for value in sweep.settings[key]] for key in sweep.settings})
+    several_seeds = sweep.seeds.nunique() > 1
+    varying = [
+        key
+        for key in texts
+        if may_be_factor(key) and texts[key].nunique() > 1 and not (several_seeds and texts[key].equals(texts["seed"]))
+    ]
+    columns: dict[str, list[Any]] = {"data.root": _images(sweep, texts)}
+    groups = set()
+    for group in dict.fromkeys(key.split(".")[0] for key in varying):
+        own = [key for key in varying if key.split(".")[0] == group]
+        options = {path.stem: _option(path) for path in sorted((configs / group).glob("*.yaml"))}
+        chosen = [_chosen(settings, group, own, options) for settings in sweep.settings.to_dict("records")]
+        if None in chosen:
+            columns |= {key: list(texts[key]) for key in own}
+        else:
+            columns[group] = chosen
+            groups.add(group)
+    table = pd.DataFrame(columns, index=sweep.settings.index)
+    return table.loc[:, table.nunique() > 1], groups
 
 
-def _images(runs: Sequence[Run]) -> tuple[str, ...]:
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value.rsplit(".", 1)[-1] if key.endswith("_target_") else value
+    return json.dumps(value)
+
+
+def _images(sweep: Sweep, texts: pd.DataFrame) -> list[str]:
     """What to call the images of each run: the end of their path, as short as it stays unambiguous.
 
     Paths at which some runs found the same contents are one place. A place whose contents changed between runs of equal
     settings has their keys beside it. Runs that do not tell their contents are known by the path alone.
     """
-    paths = [str(PurePath(str(run.settings["data.root"]))) if "data.root" in run.settings else ABSENT for run in runs]
-    keys = ("train_images_key", "val_images_key")
-    contents = [" ".join(str(run.metrics[key]) for key in keys if key in run.metrics) for run in runs]
+    roots = texts["data.root"] if "data.root" in texts else [ABSENT] * len(texts)
+    paths = [str(PurePath(root)) for root in roots]
+    keys = [sweep.metric("train_images_key"), sweep.metric("val_images_key")]
+    contents = [tuple(str(key) for key in of_run if key is not None) for of_run in zip(*keys, strict=True)]
     place = {path: path for path in paths}
-    for content in set(contents) - {""}:
+    for content in set(contents) - {()}:
         same = {place[path] for path, found in zip(paths, contents, strict=True) if found == content}
         place = {path: min(same) if at in same else at for path, at in place.items()}
-    names = _short(set(place.values()))
-    levels = [names[place[path]] for path in paths]
-    wanted = [(level, *_view(run)) for level, run in zip(levels, runs, strict=True)]
-    found: dict[tuple[str, ...], set[str]] = {}
-    for what, content in zip(wanted, contents, strict=True):
-        found.setdefault(what, set()).update({content} - {""})
-    return tuple(
-        f"{what[0]} ({' '.join(key[:6] for key in content.split())})" if content and len(found[what]) > 1 else what[0]
+    parts = {path: PurePath(path).parts for path in place.values()}
+    length = next(n for n in range(1, 99) if len({own[-n:] for own in parts.values()}) == len(parts))
+    names = ["/".join(parts[place[path]][-length:]) for path in paths]
+    # Beside where they lie, these decide which images a run sees, and in which size.
+    view = [key for key in texts if key == "limit_images" or (key.startswith("data.") and may_be_factor(key))]
+    wanted = list(zip(names, *(texts[key] for key in view), strict=True))
+    found = {what: {c for w, c in zip(wanted, contents, strict=True) if c and w == what} for what in wanted}
+    return [
+        f"{what[0]} ({' '.join(key[:6] for key in content)})" if content and len(found[what]) > 1 else what[0]
         for what, content in zip(wanted, contents, strict=True)
-    )
-
-
-def _view(run: Run) -> list[str]:
-    """The settings that decide, beside where they lie, which images a run sees and in which size."""
-    keys = [key for key in run.settings if key.startswith("data.") and key not in NO_FACTOR]
-    return [f"{key}={_shown(run.settings, key)}" for key in (*keys, "limit_images")]
-
-
-def _short(paths: set[str]) -> dict[str, str]:
-    """The ends of paths, with as many parts as tell them all apart."""
-    parts = {path: PurePath(path).parts for path in paths}
-    for count in range(1, max(map(len, parts.values())) + 1):
-        ends = {path: "/".join(own[-count:]) for path, own in parts.items()}
-        if len(set(ends.values())) == len(paths):
-            return ends
-    return {path: path for path in paths}
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    if key not in settings:
-        return ABSENT
-    value = settings[key]
-    if key.endswith("_target_"):
-        return str(value).rsplit(".", 1)[-1]
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _options(folder: Path) -> dict[str, dict[str, Any]]:
-    """The flattened content of each option of a configuration group, under its name."""
-    return {path.stem: _option(path) for path in sorted(folder.glob("*.yaml"))}
+    ]
 
 
 def _option(path: Path) -> dict[str, Any]:
+    """The flattened content of an option of a configuration group, with that of the options it is based on."""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    bases = [path.with_name(f"{base}.yaml") for base in content.pop("defaults", []) if base != "_self_"]
     result: dict[str, Any] = {}
-    for base in content.pop("defaults", []):
-        if isinstance(base, str) and base != "_self_" and (path.parent / f"{base}.yaml").exists():
-            result |= _option(path.parent / f"{base}.yaml")
+    for base in bases:
+        result |= _option(base) if base.exists() else {}
     return result | flat(content)
 
 
-def _chosen_option(run: Run, group: str, varying: list[str], options: dict[str, dict[str, Any]]) -> str | None:
+def _chosen(settings: dict[str, Any], group: str, varying: list[str], options: dict[str, dict[str, Any]]) -> str | None:
     """The one option that a run's group agrees with in all that varies; where several do, in everything."""
-    for keys in (varying, [key for key in run.settings if key.startswith(f"{group}.")]):
+    own = [key for key, value in settings.items() if key.startswith(f"{group}.") and value != ABSENT]
+    for keys in (varying, own):
         agree = [
             name
             for name, option in options.items()
-            if all(_agrees(run.settings, key, option, key.removeprefix(f"{group}.")) for key in keys)
+            if all(_agrees(settings, settings[key], option.get(key.removeprefix(f"{group}."), ABSENT)) for key in keys)
         ]
         if len(agree) == 1:
             return agree[0]
     return None
 
 
-def _agrees(settings: Mapping[str, Any], key: str, option: Mapping[str, Any], own_key: str) -> bool:
-    if (key in settings) != (own_key in option):
-        return False
-    if key not in settings:
-        return True
-    expected = option[own_key]
-    reference = re.fullmatch(r"\$\{([\w.]+)\}", expected) if isinstance(expected, str) else None
-    if reference is not None:
+def _agrees(settings: Mapping[str, Any], value: Any, expected: Any) -> bool:
+    if isinstance(expected, str) and "${" in expected and value != ABSENT:
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", expected)
+        if reference is None:
+            return True  # what Hydra computes is not known here
         expected = settings.get(reference[1])
-    elif isinstance(expected, str) and "${" in expected:
-        return True  # what Hydra computes is not known here
-    return _plain(settings[key]) == _plain(expected)
+    return _plain(value) == _plain(expected)
 
 
 def _plain(value: Any) -> Any:
@@ -249,29 +201,22 @@ def _plain(value: Any) -> Any:
         return value
 
 
-def _merge(candidates: list[_Candidate]) -> _Candidate:
-    """Candidates that vary together as one: each configuration group once, and a copied value not at all."""
-    parts: dict[str, _Candidate] = {}
-    values: set[tuple[str, ...]] = set()
-    for candidate in sorted(candidates, key=lambda c: c.name.count(".")):  # a top-level key before what copies it
-        group = candidate.name.split(".")[0]
-        if group not in parts and candidate.values not in values:
-            parts[group] = candidate
-            values.add(candidate.values)
-    chosen = list(parts.values())
-    if len(chosen) == 1:
-        return chosen[0]
-    levels = tuple(" + ".join(level) for level in zip(*(candidate.values for candidate in chosen), strict=True))
-    all_groups = all(candidate.is_group for candidate in chosen)
-    return _Candidate(" + ".join(candidate.name for candidate in chosen), all_groups, levels)
+def _not_copied(together: pd.DataFrame) -> pd.DataFrame:
+    """Of candidates that vary together: each configuration group once, and a copied value not at all."""
+    chosen: dict[str, str] = {}
+    for name in sorted(together, key=lambda name: name.count(".")):  # a top-level key before what copies it
+        if not any(together[name].equals(together[other]) for other in chosen.values()):
+            chosen.setdefault(name.split(".")[0], name)
+    return together[list(chosen.values())]
 
 
-def _factor(candidate: _Candidate, reference: str | None) -> Factor:
-    levels = sorted(set(candidate.values), key=_by_size)
+def _ordered(name: str, values: pd.Series, reference: str | None) -> tuple[str, ...]:
+    """The levels of a factor in order, its reference first."""
+    levels = sorted(set(values), key=_by_size)
     if reference is not None and reference not in levels:
-        raise InputError(f"--reference {candidate.name}={reference}: no run has it; there are {', '.join(levels)}")
+        raise InputError(f"--reference {name}={reference}: no run has it; there are {', '.join(levels)}")
     first = reference or next((level for level in levels if set(level.split(" + ")) == {"baseline"}), levels[0])
-    return Factor(candidate.name, (first, *(level for level in levels if level != first)), candidate.is_group)
+    return (first, *(level for level in levels if level != first))
 
 
 def _by_size(level: str) -> tuple[int, float, str]:

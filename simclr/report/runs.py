@@ -1,54 +1,64 @@
-"""Read the runs of a sweep from their directories."""
+"""Read the runs of a sweep into tables: a row a run."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
+from simclr.checks import is_finite
 from simclr.errors import InputError
 from simclr.runs.identity import with_later_keys
 
+ABSENT = "(none)"  # in place of a setting that a run lacks
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run. name: its path below the sweep's folder. settings: its configuration under dotted keys.
-
-    metrics: the content of `metrics.json`. evaluations: that of each `*_eval*.json`, under the file's name without
-    its ending.
-    """
-
-    name: str
-    path: Path
-    seed: int
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    evaluations: Mapping[str, Mapping[str, Any]]
-
-    def number(self, file: str, key: str) -> float | None:
-        """A finite number of one file ("metrics" or an evaluation's name); None where there is none."""
-        return finite((self.metrics if file == "metrics" else self.evaluations.get(file, {})).get(key))
+# What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
+# learns; the seed is the replicate. A key stands for all below it. Which images lie at data.root is a factor of its
+# own: see `factors`. Callbacks that are not ours may change what is learned.
+NO_FACTOR = (
+    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
+    *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
+    *("checkpoint_minutes", "keep_every_n_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
+)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs below a folder. unfinished: the names of those without `metrics.json`."""
+    """The finished runs below `folder`, by name: their path from there. unfinished: those without metrics.json.
+
+    settings: a row a run, its configuration under dotted keys, ABSENT where it has no such key. numbers: a row a run,
+    the finite numbers of its JSON files, NaN elsewhere; those of metrics.json under their key, those of an evaluation
+    under FILE/KEY. files: run -> file name without its ending -> content. paths: run -> directory.
+    """
 
     folder: Path
-    runs: list[Run] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
+    settings: pd.DataFrame
+    numbers: pd.DataFrame
+    files: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    paths: Mapping[str, Path]
+    unfinished: list[str]
 
+    @property
+    def seeds(self) -> pd.Series:
+        return self.settings["seed"].astype(int)
 
-def finite(value: Any) -> float | None:
-    """`value` as a float where it is a number other than NaN and infinity; else None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    def number(self, column: str) -> pd.Series:
+        """One column of `numbers`; all NaN where no run has it."""
+        return self.numbers.reindex(columns=[column])[column]
+
+    def metric(self, key: str) -> list[Any]:
+        """What each run's metrics.json says under `key`."""
+        return [of_run["metrics"].get(key) for of_run in self.files.values()]
+
+    def only(self, runs: Collection[str]) -> Sweep:
+        settings, numbers = self.settings.loc[list(runs)], self.numbers.loc[list(runs)].dropna(axis=1, how="all")
+        return replace(self, settings=settings, numbers=numbers, files={run: self.files[run] for run in runs})
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -58,71 +68,81 @@ def read_sweep(folder: Path) -> Sweep:
     """
     if not os.path.isdir(folder):  # Path.is_dir() raises OSError for a name that is too long, before Python 3.14
         raise InputError(f"there is no folder {folder}; give the folder of a sweep, for example multirun/grid")
-    sweep = Sweep(folder)
-    finished: dict[Path, tuple[str, dict[str, Any]]] = {}
-    for config in sorted(folder.rglob("config.yaml")):
-        run_dir = config.parent
-        if any(part.startswith(".") for part in run_dir.relative_to(folder).parts):
-            continue  # what other tools keep hidden beside a run
-        name = run_dir.relative_to(folder).as_posix() if run_dir != folder else run_dir.resolve().name
-        if (run_dir / "metrics.json").exists():
-            finished[run_dir] = name, _read_config(config)
-        else:
-            sweep.unfinished.append(name)
-    # A run of an earlier version does not differ from the others in keys that it did not know.
-    latest = max((settings for _, settings in finished.values()), key=lambda settings: len(flat(settings)), default={})
-    for run_dir, (name, settings) in finished.items():
-        sweep.runs.append(_read_run(run_dir, name, flat(with_later_keys(settings, latest))))
-    if not sweep.runs:
-        found = "no run"
-        if sweep.unfinished:
-            count = "1 run, not finished" if len(sweep.unfinished) == 1 else f"{len(sweep.unfinished)} unfinished runs"
-            found = f"{count} (there is no metrics.json)"
-        raise InputError(f"{folder} holds {found}; give the folder that train.py -m wrote its runs into")
-    return sweep
+    found = {path.parent.relative_to(folder): path.parent for path in sorted(folder.rglob("config.yaml"))}
+    # Other tools keep hidden folders beside a run. A folder may be a run itself.
+    named = {
+        place.as_posix() if place.parts else path.resolve().name: path
+        for place, path in found.items()
+        if not any(part.startswith(".") for part in place.parts)
+    }
+    paths = {name: path for name, path in named.items() if (path / "metrics.json").exists()}
+    unfinished = [name for name in named if name not in paths]
+    if not paths:
+        count = "1 run, not finished" if len(unfinished) == 1 else f"{len(unfinished)} unfinished runs"
+        what = f"{count} (there is no metrics.json)" if unfinished else "no run"
+        raise InputError(f"{folder} holds {what}; give the folder that train.py -m wrote its runs into")
+    settings = _comparable([_read_config(path / "config.yaml") for path in paths.values()])
+    keys = dict.fromkeys(key for of_run in settings for key in of_run)
+    rows = [[of_run.get(key, ABSENT) for key in keys] for of_run in settings]
+    files = {
+        run: {file.stem: _read_json(file) for file in [path / "metrics.json", *sorted(path.glob("*_eval*.json"))]}
+        for run, path in paths.items()
+    }
+    numbers = [
+        {
+            key if file == "metrics" else f"{file}/{key}": value
+            for file, content in of_run.items()
+            for key, value in content.items()
+            if is_finite(value)
+        }
+        for of_run in files.values()
+    ]
+    return Sweep(
+        folder=folder,
+        settings=pd.DataFrame(rows, list(paths), list(keys), dtype=object),
+        numbers=pd.DataFrame(numbers, list(paths), dtype=float),
+        files=files,
+        paths=paths,
+        unfinished=unfinished,
+    )
 
 
-def _read_run(run_dir: Path, name: str, settings: dict[str, Any]) -> Run:
-    seed = settings.get("seed")
-    if not isinstance(seed, int):
-        raise InputError(f"{run_dir / 'config.yaml'} has no whole number as seed; restore it, or move the run away")
-    files = sorted(run_dir.glob("*_eval*.json"))
-    evaluations = {file.stem: read_json(file) for file in files}
-    return Run(name, run_dir, seed, settings, read_json(run_dir / "metrics.json"), evaluations)
+def _comparable(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The settings under dotted keys; a run of an earlier version does not differ in keys that it did not know."""
+    latest = max(configs, key=lambda config: len(flat(config)))
+    return [flat(with_later_keys(config, latest)) for config in configs]
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({_one_line(error)}); restore it, or move the run away") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not the configuration of a run; restore it, or move the run away")
-    return content
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises InputError where it is damaged."""
-    remedy = "delete it and repeat the command that writes it"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({_one_line(error)}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; {remedy}")
-    return content
+def may_be_factor(key: str) -> bool:
+    """Whether a setting may decide what a run learns."""
+    return not any(f"{key}.".startswith(f"{parent}.") for parent in NO_FACTOR)
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping under dotted keys, in their order; lists stay values."""
     result: dict[str, Any] = {}
     for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return result
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _read(path: Path, parse: Callable[[str], Any], form: str, remedy: str) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as {form} ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no {form} object; {remedy}")
+    return content
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    remedy = "restore it, or move the run away"
+    content = _read(path, yaml.safe_load, "YAML", remedy)
+    if not isinstance(content.get("seed"), int):
+        raise InputError(f"{path} has no whole number as seed; {remedy}")
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _read(path, json.loads, "JSON", "delete it and repeat the command that writes it")

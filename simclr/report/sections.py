@@ -1,77 +1,69 @@
-"""The report as Markdown: its summary, cells and effects, followed by the sections of `background`."""
+"""The report in Markdown: what the runs are, and which effects they show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from simclr.report.background import (
-    cost_section,
-    curves_section,
-    leaks,
-    meaning_section,
-    mixed,
-    on_the_way_section,
-    provenance_section,
-    ranking_section,
-    time_section,
-)
-from simclr.report.markdown import bullets, figure_block, level, literal, table
-from simclr.report.outcomes import LINEAR, Outcome, having
-from simclr.report.study import Study, Tested
+from simclr.report import background
+from simclr.report.background import Draw
+from simclr.report.effects import Effect
+from simclr.report.outcomes import LINEAR
+from simclr.report.study import Study
 from simclr.report.wording import (
+    bullets,
+    counted,
     effect_sentence,
     interval,
-    is_claimed,
+    level,
     listed,
+    literal,
+    literals,
     named,
     p_value,
     places_of,
     plain,
-    seeds,
     signed,
+    table,
 )
 
 
 def write_report(study: Study, figures: Mapping[str, Path], command: str) -> str:
     """The whole report. figures: name -> path, as `figures.draw_all` gives them. command: what repeats it."""
-    sections: list[Callable[[], list[str]]] = [
-        lambda: _summary(study),
-        lambda: _cells(study, figures),
-        lambda: _primary(study, figures),
-        lambda: _secondary(study),
-        lambda: on_the_way_section(study, figures),
-        lambda: curves_section(study, figures),
-        lambda: time_section(study, figures),
-        lambda: cost_section(study),
-        lambda: ranking_section(study, figures),
-        lambda: meaning_section(study),
-        lambda: provenance_section(study, command),
-    ]
-    return "\n\n".join(block for section in sections for block in section()) + "\n"
+
+    def draw(name: str, caption: str) -> list[str]:
+        return [f"![{caption}]({figures[name].name})", f"*{caption}*"] if name in figures else []
+
+    findings = [_summary, _cells, _primary, _secondary]
+    later = [background.on_the_way, background.curves, background.time, background.cost, background.ranking]
+    blocks = [block for section in [*findings, *later, background.meaning] for block in section(study, draw)]
+    return "\n\n".join([*blocks, *background.provenance(study, command)]) + "\n"
 
 
-def _summary(study: Study) -> list[str]:
-    design = study.design
-    varied = [f"{literal(f.name)} ({listed([literal(level) for level in f.levels])})" for f in design.factors]
+def _summary(study: Study, draw: Draw) -> list[str]:
+    design, sweep = study.design, study.sweep
+    varied = [f"{literal(f.name)} ({literals(f.levels)})" for f in design.factors]
     what = f"vary {listed(varied)}, and the seed" if varied else "differ in the seed alone"
-    cells = len(design.ordered_cells())
-    counted = f"{len(study.runs)} finished {'run' if len(study.runs) == 1 else 'runs'}"
-    facts = [f"The runs {what}: {counted}, {cells} {'cell' if cells == 1 else 'cells'}, {seeds(len(study.seeds))}."]
-    if len(study.runs) == 1:
+    amounts = [(len(sweep.files), "finished run"), (len(study.cells), "cell"), (len(study.seeds), "seed")]
+    facts = [f"The runs {what}: {', '.join(counted(n, noun) for n, noun in amounts)}."]
+    if len(sweep.files) == 1:
         facts = ["There is one finished run."]
-    if study.unfinished:
-        facts.append(f"Left out, not finished: {listed([literal(name) for name in study.unfinished])}.")
+    if sweep.unfinished:
+        facts.append(f"Left out, not finished: {literals(sweep.unfinished)}.")
     if study.repeated:
-        facts.append(f"Left out, a cell and seed met before: {listed([literal(name) for name in study.repeated])}.")
+        facts.append(f"Left out, a cell and seed met before: {literals(study.repeated)}.")
     if design.derived:
-        facts.append(f"Follows from the others, so no factor: {listed([literal(name) for name in design.derived])}.")
+        facts.append(f"Follows from the others, so no factor: {literals(design.derived)}.")
     if study.primary != LINEAR:
         facts.append(f"No run has a linear_eval.json, so {study.primary.label} stands in as the primary outcome.")
-    facts += leaks(study) + mixed(study)
-    blocks = [f"# What the runs in {literal(study.folder.resolve().name)} show", bullets(facts)]
+    facts += background.warnings(study)
+    blocks = [f"# What the runs in {literal(sweep.folder.resolve().name)} show", bullets(facts)]
     if design.factors:
-        blocks += ["**In short**", bullets(_sentences(study.primary_effects))]
+        sentences = _sentences(study.primary_effects, [e for e in study.primary_effects if e.estimate is not None])
+        beyond = [literal(named(effect)) for effect in study.primary_effects if effect.estimate is None]
+        if beyond:
+            sentences.append(f"Not estimated, as no seed has every cell needed: {'; '.join(beyond)}.")
+        blocks += ["**In short**", bullets(sentences)]
     if len(study.seeds) == 1:
         blocks.append(
             "**With one seed nothing can be concluded**: how much runs differ by chance alone is not known. Repeat the "
@@ -80,61 +72,57 @@ def _summary(study: Study) -> list[str]:
     return blocks
 
 
-def _sentences(tested: Sequence[Tested]) -> list[str]:
-    estimated = [t for t in tested if t.effect.estimate is not None]
-    sentences = _sentences_of(estimated, sum(t.adjusted_p is not None for t in tested))
-    beyond = [literal(named(t.effect)) for t in tested if t.effect.estimate is None]
-    if beyond:
-        sentences.append(f"Not estimated, as no seed has every cell needed: {'; '.join(beyond)}.")
-    return sentences
+def _sentences(family: Sequence[Effect], effects: Sequence[Effect]) -> list[str]:
+    return [literal(effect_sentence(effect, _tested(family))) for effect in effects]
 
 
-def _cells(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    untrained = Outcome("linear_eval_untrained", "top1", "linear top-1, untrained", "points")
-    shown = [*study.outcomes, *([untrained] if having(study.runs, untrained) else [])]
-    rows = []
-    for cell in study.design.ordered_cells():
-        estimates = [study.cell_mean(cell, outcome) for outcome in shown]
-        rows.append([literal(study.design.label(cell)), str(len(study.of_cell(cell))), *map(level, estimates)])
+def _tested(family: Sequence[Effect]) -> int:
+    return sum(effect.holm_p is not None for effect in family)
+
+
+def _cells(study: Study, draw: Draw) -> list[str]:
+    sweep, primary, untrained = study.sweep, study.primary, "linear_eval_untrained/top1"
+    shown = {outcome.column: outcome.label for outcome in study.outcomes}
+    if untrained in sweep.numbers:
+        shown[untrained] = "linear top-1, untrained"
+    rows = [
+        [literal(study.design.label(cell)), str(len(runs)), *(level(study.mean(column, cell)) for column in shown)]
+        for cell, runs in study.cells.items()
+    ]
     blocks = [
         "## The cells",
         "Mean over seeds ± half its 95 % interval (Student t), where there are two seeds or more. Accuracies are "
         "per cent. Cells that share a seed share the initial backbone and the order of the images, so their "
         "differences are known better than these intervals suggest: compare cells by the effects below.",
-        table(["cell", "runs", *[literal(outcome.label) for outcome in shown]], rows),
+        table(["cell", "runs", *map(literal, shown.values())], rows),
     ]
-    if len(study.seeds) == 1 and study.primary.file == "linear_eval":
-        blocks.append(_over_images(study))
+    if len(study.seeds) == 1 and primary.file == "linear_eval":
+        bounds = sweep.numbers.reindex(columns=["linear_eval/top1_low", "linear_eval/top1_high"]).dropna()
+        known = [f"{literal(run)} {plain(low, 2)} to {plain(high, 2)}" for run, low, high in bounds.itertuples()]
+        text = f"95 % intervals over validation images, which say nothing of other seeds: {'; '.join(known)}."
+        blocks.append(text if known else "No run has an interval of its own.")
     if study.partial:
-        names = [f"{literal(o.label)} ({len(having(study.runs, o))} of {len(study.runs)} runs)" for o in study.partial]
+        names = [
+            f"{literal(o.label)} ({sweep.number(o.column).count()} of {len(sweep.files)} runs)" for o in study.partial
+        ]
         blocks.append(f"Not compared, because some runs lack it: {listed(names)}.")
     if study.differently:
-        names = [f"{literal(tag)} ({listed([literal(k) for k in keys])})" for tag, keys in study.differently.items()]
+        names = [f"{literal(tag)} ({literals(keys)})" for tag, keys in study.differently.items()]
         blocks.append(f"Not compared, because the runs measured them by other settings: {listed(names)}.")
-    lacking = [run.name for run in study.runs if study.primary.of(run) is None]
-    if lacking:
-        blocks.append(f"Without {study.primary.label}: {listed([literal(name) for name in lacking])}.")
-    caption = f"{study.primary.label}: one dot a run, bars: means of cells, grey lines: runs of one seed"
-    return [*blocks, *figure_block(figures, "cells", caption)]
-
-
-def _over_images(study: Study) -> str:
-    """What one run's own interval is an interval of."""
-    known = [
-        f"{literal(run.name)} {plain(low, 2)} to {plain(high, 2)}"
-        for run in study.runs
-        if (low := run.number("linear_eval", "top1_low")) is not None
-        and (high := run.number("linear_eval", "top1_high")) is not None
+    values = sweep.number(primary.column)
+    if values.isna().any():
+        blocks.append(f"Without {primary.label}: {literals(values.index[values.isna()])}.")
+    return [
+        *blocks,
+        *draw("cells", f"{primary.label}: one dot a run, bars: means of cells, grey lines: runs of one seed"),
     ]
-    if not known:
-        return "No run has an interval of its own."
-    return f"95 % intervals over validation images, which say nothing of other seeds: {'; '.join(known)}."
 
 
-def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
-    if not study.primary_effects:
+def _primary(study: Study, draw: Draw) -> list[str]:
+    effects, design = study.primary_effects, study.design
+    if not effects:
         return []
-    tested = sum(t.adjusted_p is not None for t in study.primary_effects)
+    tested = _tested(effects)
     text = (
         f"The primary outcome is {study.primary.label}. An effect is taken within each seed: the level's value less "
         "the reference's, averaged over the levels of the other factors; an interaction is the difference of two such "
@@ -147,75 +135,60 @@ def _primary(study: Study, figures: Mapping[str, Path]) -> list[str]:
         )
     else:
         text += "There are too few seeds to test any."
-    if len(study.design.factors) > 2:
+    if len(design.factors) > 2:
         text += " Interactions of three factors are not looked at."
-    blocks = [f"## Effects on {study.primary.label}", text, _effect_table(study.primary_effects)]
-    blocks += figure_block(
-        figures,
-        "effects",
-        "Effects with 95 % intervals; hollow dots: single seeds; orange: claimed, blue: not",
-    )
+    blocks = [f"## Effects on {study.primary.label}", text, _effect_table(effects)]
+    blocks += draw("effects", "Effects with 95 % intervals; hollow dots: single seeds; orange: claimed, blue: not")
     left_out = [
-        f"{literal(named(t.effect))}: seed {seed} lacks {listed([literal(study.design.label(c)) for c in cells])}"
-        for t in study.primary_effects
-        for seed, cells in t.effect.left_out.items()
+        f"{literal(named(effect))}: seed {seed} lacks {literals(map(design.label, cells))}"
+        for effect in effects
+        for seed, cells in effect.left_out.items()
     ]
     if left_out:
         blocks += ["Seeds left out, because a cell that the effect needs is missing:", bullets(left_out)]
-    names = [name for factor in study.design.factors for name in factor.name.split(" + ")]
-    if any(name.startswith("data") for name in (*names, *study.design.derived)):
-        blocks.append(
-            "Not all runs are judged on the same images: an effect between them is one of what accuracy is measured "
-            "on, too."
-        )
-    else:
-        blocks.append(
-            "All runs are judged on the same images: the intervals cover what another seed would change, not what "
-            "other images would."
-        )
+    names = [*design.derived, *(name for factor in design.factors for name in factor.name.split(" + "))]
+    blocks.append(
+        "Not all runs are judged on the same images: an effect between them is one of what accuracy is measured on, "
+        "too."
+        if any(name.startswith("data") for name in names)
+        else "All runs are judged on the same images: the intervals cover what another seed would change, not what "
+        "other images would."
+    )
     return blocks
 
 
-def _effect_table(effects: Sequence[Tested], with_outcome: bool = False) -> str:
-    rows = []
-    for t in effects:
-        estimate = t.effect.estimate
-        rows.append(
-            [
-                *([literal(t.outcome.label)] if with_outcome else []),
-                literal(named(t.effect)),
-                "–" if estimate is None else signed(estimate.mean, places_of(estimate)),
-                "–" if estimate is None else interval(estimate),
-                "0" if estimate is None else str(estimate.n),
-                "–" if t.effect.p is None else p_value(t.effect.p),
-                "–" if t.adjusted_p is None else p_value(t.adjusted_p),
-                "yes" if is_claimed(t.effect, t.adjusted_p) else "no",
-            ]
-        )
-    words = ["outcome", "effect"] if with_outcome else ["effect"]
-    header = [*words, "change", "95 % interval", "seeds", "p", "p (Holm)", "claimed"]
-    return table(header, rows, words=len(words))
-
-
-def _secondary(study: Study) -> list[str]:
-    if not study.secondary_effects:
+def _secondary(study: Study, draw: Draw) -> list[str]:
+    effects = study.secondary_effects
+    if not effects:
         return []
-    tested = sum(t.adjusted_p is not None for t in study.secondary_effects)
+    tested = _tested(effects)
     text = (
         f"{tested} effects on the {len(study.outcomes) - 1} outcomes that all runs have are tested, as a family of "
         "their own: p-values are adjusted for their number. "
         "They are secondary: they help to read the primary outcome, and decide nothing. "
         "Changes of accuracies are in points."
     )
-    if any(outcome.file == "metrics" and outcome.key.startswith("train/") for outcome in study.outcomes):
+    own = [literal(outcome.label) for outcome in study.outcomes if outcome.column.startswith("train/")]
+    if own:
+        names = listed(own)
         text += (
-            " Training loss and contrastive top-1 are those of each run's own task; another augmentation or "
-            "temperature is another task, whose loss does not compare."
+            f" {names[0].upper()}{names[1:]} are those of each run's own task; another augmentation or temperature is "
+            "another task, whose loss does not compare."
         )
-    claimed = [t for t in study.secondary_effects if is_claimed(t.effect, t.adjusted_p)]
-    verdict = bullets(_sentences_of(claimed, tested)) if claimed else "None of them is claimed."
-    return ["## Other outcomes", text, verdict, _effect_table(study.secondary_effects, with_outcome=True)]
+    claimed = [effect for effect in effects if effect.claimed]
+    verdict = bullets(_sentences(effects, claimed)) if claimed else "None of them is claimed."
+    return ["## Other outcomes", text, verdict, _effect_table(effects, with_outcome=True)]
 
 
-def _sentences_of(effects: Sequence[Tested], tested: int) -> list[str]:
-    return [literal(effect_sentence(t.effect, t.outcome.label, t.outcome.unit, t.adjusted_p, tested)) for t in effects]
+def _effect_table(effects: Sequence[Effect], with_outcome: bool = False) -> str:
+    rows = []
+    for effect in effects:
+        estimate = effect.estimate
+        change = ["–", "–", "0"]
+        if estimate is not None:
+            change = [signed(estimate.mean, places_of(estimate)), interval(estimate), str(estimate.n)]
+        tests = [p_value(effect.p), p_value(effect.holm_p), "yes" if effect.claimed else "no"]
+        words = [literal(effect.outcome.label)] if with_outcome else []
+        rows.append([*words, literal(named(effect)), *change, *tests])
+    heads = ["outcome", "effect"] if with_outcome else ["effect"]
+    return table([*heads, "change", "95 % interval", "seeds", "p", "p (Holm)", "claimed"], rows, words=len(heads))

@@ -3,68 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
+
 from simclr.errors import InputError
-from simclr.report.curves import Curves, read_curves
-from simclr.report.effects import (
-    Effect,
-    Estimate,
-    RankCorrelation,
-    Values,
-    all_effects,
-    holm,
-    rank_correlation,
-    t_interval,
-)
+from simclr.report.curves import read_curves
+from simclr.report.effects import Effect, Estimate, all_effects, holm, rank_correlation, t_interval
 from simclr.report.factors import Cell, Design, find_design
-from simclr.report.outcomes import Outcome, by_cell, find_outcomes, having, label_free_metrics, measured_differently
-from simclr.report.runs import Run, read_sweep
-
-
-@dataclass(frozen=True)
-class Tested:
-    """An effect on an outcome, with its Holm-adjusted p among all effects of its family (None: no p-value)."""
-
-    outcome: Outcome
-    effect: Effect
-    adjusted_p: float | None
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """How a metric ranks the runs against the primary outcome.
-
-    correlation: its rho is turned round for a metric of which less is better. of_cells: the same among cell means.
-    """
-
-    metric: Outcome
-    correlation: RankCorrelation
-    of_cells: RankCorrelation
-    adjusted_p: float | None
+from simclr.report.outcomes import (
+    KNN,
+    Outcome,
+    described_scalars,
+    find_outcomes,
+    label_free_metrics,
+    measured_differently,
+)
+from simclr.report.runs import Sweep, read_sweep
 
 
 @dataclass(frozen=True)
 class Study:
-    """folder: that of the sweep. runs: the finished ones, each cell and seed once. repeated: runs left out for that.
+    """sweep: the finished runs, each cell and seed once. repeated: runs left out for that.
 
-    primary_effects and secondary_effects are two families of tests. partial: outcomes that only some runs have, which
-    are given no effects. differently: see `measured_differently`. curves: see `read_curves`; without those tags.
+    partial: outcomes that only some runs have, which are given no effects. differently: see `measured_differently`.
+    primary_effects and secondary_effects are two families of tests. rankings: how metrics rank the runs against the
+    primary outcome, a row a metric: `_rankings`. curves: see `read_curves`.
     """
 
-    folder: Path
-    runs: list[Run]
-    unfinished: list[str]
+    sweep: Sweep
     repeated: list[str]
     design: Design
     outcomes: list[Outcome]
     partial: list[Outcome]
     differently: Mapping[str, list[str]]
-    primary_effects: list[Tested]
-    secondary_effects: list[Tested]
-    rankings: list[Ranked]
-    curves: Curves
+    primary_effects: list[Effect]
+    secondary_effects: list[Effect]
+    rankings: pd.DataFrame
+    curves: pd.DataFrame
 
     @property
     def primary(self) -> Outcome:
@@ -72,18 +50,28 @@ class Study:
 
     @property
     def seeds(self) -> list[int]:
-        return sorted({run.seed for run in self.runs})
+        return sorted(set(self.sweep.seeds))
 
-    def of_cell(self, cell: Cell) -> list[Run]:
-        return [run for run in self.runs if self.design.cells[run.name] == cell]
+    @cached_property
+    def cells(self) -> dict[Cell, list[str]]:
+        """The runs of each cell, cells of reference levels first."""
+        of_run = self.design.cells
+        return {cell: [run for run in of_run if of_run[run] == cell] for cell in self.design.ordered_cells()}
 
-    def values(self, outcome: Outcome) -> Values:
-        return by_cell(self.runs, self.design, outcome)
+    @property
+    def has_knn_curves(self) -> bool:
+        """Whether there are curves of k-NN accuracy that compare."""
+        knn = KNN[-1].column
+        return knn not in self.differently and bool((self.curves["tag"] == knn).any())
 
-    def cell_mean(self, cell: Cell, outcome: Outcome) -> Estimate | None:
-        """Mean over seeds, whose interval is not paired; None where no run of the cell has the outcome."""
-        values = list(self.values(outcome).get(cell, {}).values())
-        return t_interval(values) if values else None
+    def values(self, column: str, cell: Cell) -> pd.Series:
+        """A number of the cell's runs that have it."""
+        return self.sweep.number(column)[self.cells[cell]].dropna()
+
+    def mean(self, column: str, cell: Cell) -> Estimate | None:
+        """Over seeds, with an interval that is not paired; None where no run of the cell has the number."""
+        values = self.values(column, cell)
+        return t_interval(values.to_numpy()) if len(values) else None
 
 
 def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> Study:
@@ -91,74 +79,60 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
 
     configs: the folder of the configuration groups. references: factor -> reference level, see `find_design`.
     """
-    sweep = read_sweep(folder)
-    design = find_design(sweep.runs, configs, references)
-    runs: list[Run] = []
-    repeated: list[str] = []
-    met: set[tuple[Cell, int]] = set()
-    for run in sweep.runs:
-        place = (design.cells[run.name], run.seed)
-        if place in met:
-            repeated.append(run.name)
-        else:
-            runs.append(run)
-            met.add(place)
-    outcomes = find_outcomes(runs)
+    every = read_sweep(folder)
+    design = find_design(every, configs, references)
+    cells = pd.Series(design.cells)
+    again = pd.DataFrame({"cell": cells, "seed": every.seeds}).duplicated()
+    sweep = every.only(list(again.index[~again]))
+    design = replace(design, cells={run: design.cells[run] for run in sweep.files})
+    outcomes = find_outcomes(sweep)
     if not outcomes:
         raise InputError(
             f"no run below {folder} has an outcome; run python linear_eval.py run=RUN_DIR for each of them"
         )
-    differently = measured_differently(runs)
-    curves = read_curves(runs, folder / "curves.csv")
-    primary, secondary = outcomes[:1], [o for o in outcomes[1:] if len(having(runs, o)) == len(runs)]
+    primary, *others = outcomes
+    secondary = [outcome for outcome in others if sweep.number(outcome.column).notna().all()]
+    tags = [outcome.column for outcome in [*described_scalars(sweep), KNN[-1]]]
     return Study(
-        folder=folder,
-        runs=runs,
-        unfinished=sweep.unfinished,
-        repeated=repeated,
+        sweep=sweep,
+        repeated=list(again.index[again]),
         design=design,
-        outcomes=primary + secondary,
-        differently=differently,
-        partial=[outcome for outcome in outcomes[1:] if outcome not in secondary],
-        primary_effects=_tested(runs, design, primary),
-        secondary_effects=_tested(runs, design, secondary),
-        rankings=_rankings(runs, design, primary[0]),
-        curves={key: curve for key, curve in curves.items() if not key[1].startswith(tuple(differently))},
+        outcomes=[primary, *secondary],
+        partial=[outcome for outcome in others if outcome not in secondary],
+        differently=measured_differently(sweep),
+        primary_effects=_effects(sweep, design, [primary]),
+        secondary_effects=_effects(sweep, design, secondary),
+        rankings=_rankings(sweep, design, primary),
+        curves=read_curves({run: sweep.paths[run] for run in sweep.files}, tags, folder / "curves.csv"),
     )
 
 
-def _tested(runs: Sequence[Run], design: Design, outcomes: Sequence[Outcome]) -> list[Tested]:
-    effects = [(o, effect) for o in outcomes for effect in all_effects(by_cell(runs, design, o), design.factors)]
-    adjusted = _adjusted([effect.p for _, effect in effects])
-    return [Tested(outcome, effect, p) for (outcome, effect), p in zip(effects, adjusted, strict=True)]
+def _effects(sweep: Sweep, design: Design, outcomes: Sequence[Outcome]) -> list[Effect]:
+    """A family of effects, with p-values adjusted for their number."""
+    places = [(*cell, seed) for cell, seed in zip(design.cells.values(), sweep.seeds, strict=True)]
+    index = pd.MultiIndex.from_tuples(places, names=[*(factor.name for factor in design.factors), "seed"])
+    effects = [
+        effect
+        for outcome in outcomes
+        for effect in all_effects(outcome, sweep.number(outcome.column).set_axis(index).dropna(), design.factors)
+    ]
+    adjusted = holm([effect.p for effect in effects])
+    return [replace(effect, holm_p=p) for effect, p in zip(effects, adjusted, strict=True)]
 
 
-def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjustment among those that are there."""
-    adjusted = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else next(adjusted) for p in p_values]
-
-
-def _rankings(runs: Sequence[Run], design: Design, primary: Outcome) -> list[Ranked]:
-    metrics = [metric for metric in label_free_metrics(runs) if metric != primary]
-    found = [_correlations(runs, design, metric, primary) for metric in metrics]
-    adjusted = _adjusted([of_runs.p for of_runs, _ in found])
-    return [Ranked(metric, *pair, p) for metric, pair, p in zip(metrics, found, adjusted, strict=True)]
-
-
-def _correlations(
-    runs: Sequence[Run], design: Design, metric: Outcome, primary: Outcome
-) -> tuple[RankCorrelation, RankCorrelation]:
-    """Among runs, and among the means of cells."""
-    sign = -1.0 if metric.smaller_is_better else 1.0
-    cells: dict[Cell, list[tuple[float, float]]] = {}
-    for run in runs:
-        value, accuracy = metric.of(run), primary.of(run)
-        if value is not None and accuracy is not None:
-            cells.setdefault(design.cells[run.name], []).append((sign * value, accuracy))
-    pairs = [pair for of_cell in cells.values() for pair in of_cell]
-    means = [tuple(sum(side) / len(of_cell) for side in zip(*of_cell, strict=True)) for of_cell in cells.values()]
-    return (
-        rank_correlation([x for x, _ in pairs], [y for _, y in pairs]),
-        rank_correlation([x for x, _ in means], [y for _, y in means]),
-    )
+def _rankings(sweep: Sweep, design: Design, primary: Outcome) -> pd.DataFrame:
+    """Rank correlations among runs and among the means of cells; turned round for a metric of which less is better."""
+    rows = []
+    metrics = [metric for metric in label_free_metrics(sweep) if metric != primary]
+    for metric in metrics:
+        pairs = pd.DataFrame({"metric": sweep.number(metric.column), "primary": sweep.number(primary.column)}).dropna()
+        pairs["metric"] *= -1 if metric.smaller_is_better else 1
+        means = pairs.groupby(pd.Series(design.cells).map(str)).mean()
+        rho, p = rank_correlation(pairs["metric"], pairs["primary"])
+        of_cells, _ = rank_correlation(means["metric"], means["primary"])
+        rows.append((metric.column, metric.smaller_is_better, rho, len(pairs), p, of_cells, len(means)))
+    columns = ["metric", "smaller_is_better", "rho", "runs", "p", "rho_of_cell_means", "cells"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(5, "holm_p", holm([row[4] for row in rows]))
+    table["label"] = [metric.label for metric in metrics]
+    return table.astype({"rho": float, "p": float, "holm_p": float, "rho_of_cell_means": float})

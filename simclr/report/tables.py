@@ -2,87 +2,53 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from simclr.report.curves import HEADER, table_rows
+import pandas as pd
+
 from simclr.report.study import Study
 from simclr.system.files import replacing
 
 
 def write_tables(study: Study, folder: Path) -> None:
     """`runs.csv`, `settings.csv`, `effects.csv`, `ranking.csv`, and `curves.csv` where there are curves."""
-    _write(folder / "runs.csv", *_runs(study))
-    _write(folder / "settings.csv", ["setting", "value"], _settings(study))
-    _write(folder / "effects.csv", *_effects(study))
-    _write(folder / "ranking.csv", *_ranking(study))
-    if study.curves:
-        _write(folder / "curves.csv", HEADER, table_rows(study.curves))
+    _write(folder / "runs.csv", _runs(study))
+    _write(folder / "settings.csv", _settings(study))
+    _write(folder / "effects.csv", _effects(study))
+    _write(folder / "ranking.csv", study.rankings.drop(columns="label"))
+    if len(study.curves):
+        _write(folder / "curves.csv", study.curves.sort_values(["run", "tag"], kind="stable"), "%.6g")
 
 
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
+    with replacing(path) as unfinished:
+        table.to_csv(unfinished, index=False, float_format=float_format, lineterminator="\n", encoding="utf-8")
 
 
-def _runs(study: Study) -> tuple[list[str], list[list[Any]]]:
+def _runs(study: Study) -> pd.DataFrame:
     """One row a run: its levels, its seed, and every number of its JSON files."""
-    numbers = []
-    for run in study.runs:
-        files = {"metrics": run.metrics, **run.evaluations}
-        numbers.append(
-            {
-                key if file == "metrics" else f"{file}/{key}": value
-                for file, content in files.items()
-                for key in content
-                if (value := run.number(file, key)) is not None
-            }
-        )
-    columns = list(dict.fromkeys(key for of_run in numbers for key in of_run))
-    rows = [
-        [run.name, *study.design.cells[run.name], run.seed, *(of_run.get(key, "") for key in columns)]
-        for run, of_run in zip(study.runs, numbers, strict=True)
-    ]
-    return ["run", *(factor.name for factor in study.design.factors), "seed", *columns], rows
+    runs = list(study.sweep.files)
+    factors = [factor.name for factor in study.design.factors]
+    cells = pd.DataFrame([study.design.cells[run] for run in runs], runs, factors, dtype=object)
+    return pd.concat([cells, study.sweep.seeds, study.sweep.numbers], axis=1).reset_index(names="run")
 
 
-def _settings(study: Study) -> list[list[str]]:
+def _settings(study: Study) -> pd.DataFrame:
     """What all runs have in common."""
-    first, *others = [run.settings for run in study.runs]
-    return [
-        [key, json.dumps(value)]
-        for key, value in first.items()
-        if all(key in other and other[key] == value for other in others)
-    ]
+    texts = study.sweep.settings.map(json.dumps)
+    common = texts.loc[:, texts.nunique() == 1]
+    return common.iloc[0].rename_axis("setting").reset_index(name="value")
 
 
-def _effects(study: Study) -> tuple[list[str], list[list[Any]]]:
-    header = ["outcome", "family", "kind", "factors", "levels", "references", "change", "low", "high", "seeds"]
-    header += ["p", "holm_p", "seeds_used", "seeds_left_out"]
+def _effects(study: Study) -> pd.DataFrame:
     rows = []
-    families = [("primary", t) for t in study.primary_effects] + [("secondary", t) for t in study.secondary_effects]
-    for family, t in families:
-        effect, estimate = t.effect, t.effect.estimate
+    families = [("primary", e) for e in study.primary_effects] + [("secondary", e) for e in study.secondary_effects]
+    for family, effect in families:
+        mean, n, low, high, p = effect.estimate or (None, 0, None, None, None)
         sides = [" × ".join(names) for names in (effect.factors, effect.levels, effect.references)]
-        numbers = (
-            [None, None, None, 0] if estimate is None else [estimate.mean, estimate.low, estimate.high, estimate.n]
-        )
         used, left_out = (" ".join(map(str, seeds)) for seeds in (effect.differences, effect.left_out))
-        rows.append([t.outcome.column, family, effect.kind, *sides, *numbers, effect.p, t.adjusted_p, used, left_out])
-    return header, rows
-
-
-def _ranking(study: Study) -> tuple[list[str], list[list[Any]]]:
-    header = ["metric", "smaller_is_better", "rho", "runs", "p", "holm_p", "rho_of_cell_means", "cells"]
-    return header, [
-        [
-            *(r.metric.column, r.metric.smaller_is_better, r.correlation.rho, r.correlation.n, r.correlation.p),
-            *(r.adjusted_p, r.of_cells.rho, r.of_cells.n),
-        ]
-        for r in study.rankings
-    ]
+        kind = "main" if effect.is_main else "interaction"
+        rows.append([effect.outcome.column, family, kind, *sides, mean, low, high, n, p, effect.holm_p, used, left_out])
+    header = ["outcome", "family", "kind", "factors", "levels", "references", "change", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=[*header, "p", "holm_p", "seeds_used", "seeds_left_out"])

@@ -84,7 +84,7 @@ def test_images_without_labels_have_neighbours_and_pairs_but_no_map(tmp_path, ca
     [
         ("figures=[latent]", "figures=.* is not usable; write a list of some of latent_space, neighbours"),
         ("figures=[]", "figures=.* is not usable"),
-        ("latent_space.panels=1", "latent_space.panels=1 is not usable; it is a whole number from 2 to 12"),
+        ("latent_space.panels=1", "latent_space.panels=1 is not usable; it is a whole number, 2 to 12"),
         ("latent_space.perplexity=nan", "latent_space.perplexity=nan is not usable"),
         ("neighbours.count=0", "neighbours.count=0 is not usable"),
         ("knn.k=0", "knn.k=0 is not usable"),

@@ -14,7 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from simclr.commands.judge import show
 from simclr.report.curves import read_curves
-from simclr.report.runs import Run
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from simclr.runs.events import read_scalars, sorted_last
 from simclr.runs.results import last_scalars
@@ -67,9 +66,8 @@ def test_files_that_an_earlier_release_named_by_a_wrong_clock_are_read_right(tmp
     assert scalars(tmp_path)["train/loss"] != EXPECTED  # what readers make of such names
     assert list(read_scalars(tmp_path)["train/loss"].items()) == EXPECTED
     assert last_scalars(tmp_path) == {"train/loss": 215.0}
-    run = Run("name", tmp_path, 0, {}, {}, {})
-    steps, values = read_curves([run], tmp_path / "none")["name", "train/loss"]
-    assert list(zip(steps, values, strict=True)) == EXPECTED
+    curves = read_curves({"name": tmp_path}, ["train/loss"], tmp_path / "none")
+    assert list(curves[["step", "value"]].itertuples(index=False, name=None)) == EXPECTED
 
 
 def test_a_run_that_starts_over_beside_its_old_files_is_the_later_one(tmp_path):

@@ -114,7 +114,7 @@ def test_runs_of_two_versions_differ_in_the_report_by_nothing_that_the_earlier_d
         run_dir.mkdir()
         OmegaConf.save(OmegaConf.create(kept["config"]), run_dir / "config.yaml")
         (run_dir / "metrics.json").write_text("{}", encoding="utf-8")
-    old, new = (dict(run.settings) for run in read_sweep(tmp_path).runs)
+    old, new = read_sweep(tmp_path).settings.to_dict("records")
     for settings in (old, new):
         for key in ("evaluate", "requeue_exit_code"):  # they decide nothing
             settings.pop(key, None)
