@@ -113,7 +113,10 @@ AMBIGUOUS = {
     "two to train on": (["train/", "training/"], "several folders to train on .*data.train=FOLDER"),
     "two to validate on": (["train/", "val/", "valid/"], "several folders to validate on .*data.val=FOLDER"),
     "none to train on": (["val/", "test/"], "no folder to train on.*data.train=FOLDER"),
-    "a class or a split": (["train/", "car/", "bus/"], "train/ beside bus/, car/: data.train=train .*data.train=. takes"),
+    "a class or a split": (
+        ["train/", "car/", "bus/"],
+        "train/ beside bus/, car/: data.train=train .*data.train=. takes",
+    ),
 }
 
 
