@@ -98,7 +98,7 @@ def _recognised(names: list[str], packed: bool) -> dict[str, str]:
         splits = _splits_at(names, level)
         if splits:
             return {split: f"{level}{top}/" for split, top in splits.items()}
-    if not packed and len(_by_role(names, levels[-1])[1]) > 1:
+    if not packed and len(levels) > 1 and len(_by_role(names, levels[-1])[1]) > 1:
         log.warning("All images lie in %s, whose folders are classes if data.root names it.", shown(levels[-1]))
     return {"train": levels[-1] if packed else ""}
 

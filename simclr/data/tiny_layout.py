@@ -159,7 +159,9 @@ class TinyLayout:
         if stray:
             raise self._error(f"has {min(stray)}, which {ANNOTATIONS} does not list", "add its line or remove it")
         rest = [(name, wnid, NO_BOX) for places in found.values() for wnid, name in places]
-        return self._split(classes, images + sorted(rest, key=lambda image: (len(_stem(image[0])), _stem(image[0]), image[0])))
+        return self._split(
+            classes, images + sorted(rest, key=lambda image: (len(_stem(image[0])), _stem(image[0]), image[0]))
+        )
 
 
 def _stem(name: str) -> str:

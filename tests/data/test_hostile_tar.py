@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from tests.conftest import image_bytes, tiny_imagenet_files
 pytestmark = pytest.mark.usefixtures("no_hang")
 
 GOOD = image_bytes(np.full((9, 9, 3), 100, np.uint8))
+MODES: dict[str, Any] = {"tar": "w", "tgz": "w:gz", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.TarInfo:
+def member(name: str, kind: bytes = tarfile.REGTYPE, **more: Any) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(GOOD) if kind == tarfile.REGTYPE else 0
     for key, value in more.items():
@@ -29,7 +31,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.
     return info
 
 
-def write_tar(path: Path, *members: tarfile.TarInfo, mode: str = "w") -> Path:
+def write_tar(path: Path, *members: tarfile.TarInfo, mode: Any = "w") -> Path:
     with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as archive:
         for info in (member("a/good.png"), *members):
             archive.addfile(info, io.BytesIO(GOOD))
@@ -74,7 +76,7 @@ def test_what_is_read_agrees_with_tarfile(tmp_path):
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.8])
 def test_a_tar_that_is_cut_short_is_named(tmp_path, name, part):
     files = [member(f"b/{i}.png") for i in range(50)]
-    path = write_tar(tmp_path / name, *files, mode=f"w:{name[6:]}")
+    path = write_tar(tmp_path / name, *files, mode=MODES[name[2:]])
     data = path.read_bytes()
     path.write_bytes(data[: int(part * len(data)) // 512 * 512])  # between two members, where tarfile sees an end
     with pytest.raises(InputError, match=rf"{name} is not a whole tar file .*fetch it again"):
@@ -126,7 +128,7 @@ def test_a_headers_absurd_length_is_not_read_into_memory(tmp_path):
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tgz", "tar.bz2"])
 def test_tiny_imagenet_from_a_tar(tmp_path, kind):
     path = tmp_path / f"tiny-imagenet-200.{kind}"
-    with tarfile.open(path, f"w:{ {'tar': '', 'tgz': 'gz'}.get(kind, kind[4:]) }") as archive:
+    with tarfile.open(path, MODES[kind]) as archive:
         for name, content in tiny_imagenet_files().items():
             info = tarfile.TarInfo(f"./tiny-imagenet-200/{name}")
             info.size = len(content)

@@ -3,6 +3,7 @@
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from simclr.data.folder import ImageFolder
 from simclr.data.store import Splits
 from simclr.errors import InputError
 from tests.conftest import image_bytes, tiny_imagenet_files, write_folder
+from tests.data.test_hostile_tar import MODES
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
@@ -26,7 +28,7 @@ def classes(top: str = "", count: int = 3) -> list[str]:
     return [f"{top}{name}/{i}.png" for name in ("cat", "dog") for i in range(count)]
 
 
-def load(root: Path, **choices: object) -> Splits:
+def load(root: Path, **choices: Any) -> Splits:
     return ImageFolder(str(root), 8, 0.34, **choices).load()
 
 
@@ -181,6 +183,9 @@ def test_a_folder_around_the_classes_is_named(tmp_path, caplog):
     root = write_folder(tmp_path / "p", files(*classes("photos/")))
     assert counts(load(root)) == (6, 0, [])
     assert "All images lie in photos/, whose folders are classes if data.root names it" in caplog.text
+    caplog.clear()
+    assert counts(load(root / "photos")) == (4, 2, ["cat", "dog"])
+    assert "All images" not in caplog.text
 
 
 @pytest.mark.parametrize("around", ["", "photos/"])
@@ -194,7 +199,7 @@ def test_packed_images_are_those_of_the_folder(tmp_path, kind, around):
             for path in sorted(root.rglob("*")):
                 archive.write(path, path.relative_to(root))
     else:
-        with tarfile.open(packed, f"w:{ {'tar': '', 'tgz': 'gz'}.get(kind, kind[4:]) }") as archive:
+        with tarfile.open(packed, MODES[kind]) as archive:
             archive.add(root, ".")
     one, other = load(root), load(packed)
     assert [store.key for store in one] == [store.key for store in other]

@@ -70,6 +70,15 @@ def test_a_store_that_cannot_lie_beside_its_source_lies_in_the_cache(tmp_path, c
     assert [path.name for path in one.parent.iterdir()] == ["im"]
 
 
+def test_the_home_is_found_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "mine", 10)
+    assert shade_of(Path("~/mine"), Path("~/store")) == 10
+    assert (tmp_path / "store" / "mine.store-8").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_data_that_may_only_be_read(tmp_path, cache, caplog):
     root = images(tmp_path / "shared" / "images", 10)
