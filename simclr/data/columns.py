@@ -28,9 +28,9 @@ class Column:
 
 def labels(values: Sequence[int] | np.ndarray, classes: Sequence[str]) -> Column:
     """The class of every image, int64 [N], as an index into the names of the classes."""
-    return Column(np.asarray(values, np.int64), tuple(classes))
+    return Column(np.ascontiguousarray(values, np.int64), tuple(classes))
 
 
 def boxes(values: Sequence[Sequence[int]] | np.ndarray) -> Column:
     """The object of every image, int16 [N, 4]: x0, y0, x1, y1, its first and last pixels; -1 where unknown."""
-    return Column(np.asarray(values, np.int16))
+    return Column(np.ascontiguousarray(values, np.int16))

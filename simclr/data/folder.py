@@ -8,7 +8,6 @@ import posixpath
 import numpy as np
 
 from simclr.checks import is_finite, is_whole
-from simclr.data import columns
 from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.files.archive import Archive, FolderArchive, path_of
