@@ -15,6 +15,7 @@ from subprocess import PIPE
 from typing import NamedTuple
 
 import numpy as np
+from PIL import UnidentifiedImageError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from simclr.data.files.archive import Archive, Damaged
@@ -191,6 +192,8 @@ def _decode_part(archive: Archive, names: list[str], size: int, bits: int) -> _B
             return (
                 f"there is too little memory for {shown(name)} in {shown(archive.path)}; repeat the command with more"
             )
+        except UnidentifiedImageError:
+            broken[name] = "cannot be decoded (it is no image of a kind that is read)"
         except Exception as error:  # Pillow has no one kind for what is wrong with a file
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             broken[name] = f"cannot be decoded ({shown(reason)})"
