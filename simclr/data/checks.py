@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from simclr.data.files.archive import shown
+from simclr.data.files.contents import shown
 from simclr.data.store import ImageStore
 
 log = logging.getLogger(__name__)

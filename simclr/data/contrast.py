@@ -11,7 +11,7 @@ from simclr.data.store import ImageStore, Splits
 log = logging.getLogger(__name__)
 
 SAMPLE = 64  # images that are looked at, spread evenly
-STRAY = 0.001  # share of a image's values that may lie outside of what counts as its range, on either side
+STRAY = 0.001  # share of an image's values that may lie outside of what counts as its range, on either side
 LITTLE = 32  # values, of 256: 12 bits taken for 16 leave 16, a photograph at night uses far more
 NEARLY_ALL = 0.9  # of the images; in a microscope's, many fields may be empty
 
@@ -33,14 +33,14 @@ def little_contrast(store: ImageStore) -> str | None:
     low, high = darkest.min(), np.quantile(brightest, NEARLY_ALL)
     kind = "nearly black" if high < LITTLE else "nearly white" if low >= 256 - LITTLE else "nearly of one colour each"
     return (
-        f"are {kind} (within a image values differ by {(brightest - darkest).max()} of 255 at most), and leave "
+        f"are {kind} (within an image values differ by {(brightest - darkest).max()} of 255 at most), and leave "
         "little to learn, whatever the rate and the batch size. Look at the files; gray images of 16 bits that use "
         "fewer are scaled by data.bits of data=image_folder, others have to be saved with more contrast"
     )
 
 
 def _range(image: np.ndarray) -> tuple[int, int]:
-    """The least and the largest value of a image (uint8), stray ones aside."""
+    """The least and the largest value of an image (uint8), stray ones aside."""
     up_to = np.bincount(image.ravel(), minlength=256).cumsum()
     low, high = np.searchsorted(up_to, [STRAY * image.size, (1 - STRAY) * image.size])
     return int(low), int(high)

@@ -1,62 +1,81 @@
-"""Any folder tree of images, of any size, with or without labels."""
+"""Any tree of images, of any size, with or without labels: a folder, a zip or a tar."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import posixpath
 
 import numpy as np
-from PIL import Image
 
 from simclr.checks import is_finite, is_whole
-from simclr.data import columns
 from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.files.archive import FolderArchive, composed, path_of, shown
-from simclr.data.files.decode import BITS, formats
+from simclr.data.files.archive import Archive, FolderArchive, path_of
+from simclr.data.files.contents import shown
+from simclr.data.files.packed import TarArchive, ZipArchive, is_tar
+from simclr.data.files.pixels import BITS, image_endings
+from simclr.data.layout import alike, plan_of
+from simclr.data.opening import check_on_broken, open_store
 from simclr.data.split import disputed, stratified_split
-from simclr.data.store import ImageStore, Plan, Split, Splits, check_size, open_store
+from simclr.data.store import ImageStore, Splits, check_size
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
-def image_endings() -> set[str]:
-    """The endings, such as ".jpg", of the files that are decoded."""
-    return {ending for ending, format in Image.registered_extensions().items() if format in formats()}
-
-
 class ImageFolder:
-    """The images below a folder, each scaled and centre-cropped to size × size.
+    """The images of a tree, each scaled and centre-cropped to size × size.
 
-    root: `root/train/...` and `root/val/...` where both exist; otherwise all images below root, of which
-    `val_fraction` become the validation images if there are labels (see `stratified_split`). A image's label is the
-    first folder on its path; where some image lies in no folder, or all lie in the same, there are no labels. One
+    root: a folder, a zip or a tar. Folders in it with the usual names of splits (train, Training, val, valid, ...) are
+    the splits; what else lies there, test/ for instance, is passed over. Without them, or with train/ alone,
+    `val_fraction` of the images become the validation images if there are labels (see `stratified_split`). An image's
+    label is the first folder on its path; where most lie in no folder, or all in the same, there are no labels. One
     name written in several ways of Unicode, as Linux and macOS do, is one class.
+    train, val: the splits' folders in root, "." for all of it, where their names do not say.
     store: the folder for decoded images, None for beside root. bits: 8 to 16, how many of a gray image of 16 bits
     are in use, the lowest; they are scaled to the range from black to white.
+    on_broken: whether images that cannot be decoded end the command ("stop") or are left out ("skip").
     """
 
-    def __init__(self, root: str, size: int, val_fraction: float, store: str | None = None, bits: int = BITS) -> None:
+    def __init__(
+        self,
+        root: str,
+        size: int,
+        val_fraction: float,
+        store: str | None = None,
+        bits: int = BITS,
+        train: str | None = None,
+        val: str | None = None,
+        on_broken: str = "stop",
+    ) -> None:
         check_size(size)
         if not is_finite(val_fraction) or not 0 < val_fraction < 1:
-            raise InputError(f"data.val_fraction={val_fraction} is not usable; it lies between 0 and 1")
+            raise ValueError(f"val_fraction={val_fraction} is not usable; it lies between 0 and 1")
         if not is_whole(bits) or not 8 <= bits <= BITS:
-            raise InputError(f"data.bits={bits} is not usable; it is a whole number from 8 to {BITS}")
-        self.root = path_of("data.root", root)
-        self.size, self.val_fraction, self.bits = size, val_fraction, bits
-        self.store = None if store is None else path_of("data.store", store)
+            raise ValueError(f"bits={bits} is not usable; it is a whole number from 8 to {BITS}")
+        check_on_broken(on_broken)
+        self.root = path_of("root", root)
+        self.size, self.val_fraction, self.bits, self.on_broken = size, val_fraction, bits, on_broken
+        self.store = None if store is None else path_of("store", store)
+        self.train, self.val = _inside("train", train), _inside("val", val)
 
     def load(self) -> Splits:
         """Open the store, after decoding the images if need be. Raises InputError for unusable data."""
-        if not self.root.is_dir():
-            raise InputError(f"data.root={shown(self.root)} is not a folder; give one that holds images")
-        archive = FolderArchive(self.root, image_endings())
-        images = open_store(archive, self.size, lambda: self._plan(archive), "image_folder", self.store, self.bits)
+        archive = self._archive()
+        images = open_store(
+            archive,
+            self.size,
+            lambda: plan_of(archive, not isinstance(archive, FolderArchive), self.train, self.val),
+            "image_folder",
+            self.store,
+            bits=self.bits,
+            choices="".join(f" {key}={top}" for key, top in (("train", self.train), ("val", self.val)) if top),
+            on_broken=self.on_broken,
+        )
         warn_of_little_contrast(images)
         if images.val is None and images.train.labels is not None:
             images = self._split(images.train, images.train.labels)
-        for names in _alike(images.train.classes):
+        for names in alike(images.train.classes):
             log.warning("The classes %s differ in case or blanks alone; are they one?", listed(names))
         log.info(
             "%s: %s training images, %s validation images, %s.",
@@ -68,6 +87,20 @@ class ImageFolder:
             else "no labels (which take folders of two classes)",
         )
         return images
+
+    def _archive(self) -> Archive:
+        endings = image_endings()
+        if self.root.is_dir():
+            return FolderArchive(self.root, endings)
+        if not self.root.is_file():
+            raise InputError(f"data.root={shown(self.root)} does not exist; give a folder, a zip or a tar of images")
+        if is_tar(self.root):
+            return TarArchive(self.root, endings)
+        if self.root.suffix.lower() == ".zip":
+            return ZipArchive(self.root, endings)
+        raise InputError(
+            f"data.root={shown(self.root)} is not a folder, nor a zip or a tar; give one that holds images"
+        )
 
     def _split(self, every: ImageStore, labels: np.ndarray) -> Splits:
         repeats, unclear = len(every) - len(np.unique(every.digests)), disputed(labels, every.digests).sum()
@@ -81,56 +114,14 @@ class ImageFolder:
             return Splits.of(every, None)
         return Splits.of(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
 
-    def _plan(self, archive: FolderArchive) -> Plan:
-        names = sorted(archive.names(), key=lambda name: (composed(name), name))  # the same order on every system
-        if not names:
-            raise InputError(f"data.root={shown(self.root)} holds no images (files that end in .jpg, .png, ...)")
-        split = (self.root / "train").is_dir() and (self.root / "val").is_dir()
-        members: dict[str, list[str]] = {"train/": [], "val/": []} if split else {"": []}
-        for name in names:
-            for top in members:
-                if name.startswith(top):
-                    members[top].append(name)
-        for top, found in members.items():
-            if not found:
-                raise InputError(f"{shown(self.root / top)} holds no images (files that end in .jpg, .png, ...)")
 
-        def class_of(top: str, name: str) -> str:
-            return composed(folder_of(top, name))
-
-        def folder_of(top: str, name: str) -> str:
-            return name.removeprefix(top).split("/")[0]
-
-        labelled = all("/" in name.removeprefix(top) for top, found in members.items() for name in found)
-        classes = sorted({class_of(top, name) for top, found in members.items() for name in found})
-        if not labelled or len(classes) == 1:  # one class would put k-NN and every probe at 100 %
-            return {top.rstrip("/") or "train": Split(found) for top, found in members.items()}
-        label_of = {name: label for label, name in enumerate(classes)}
-        splits = {}
-        for top, found in members.items():
-            spellings = {folder_of(top, name) for name in found}
-            twice = [name for name, count in Counter(map(composed, spellings)).items() if count > 1]
-            if twice:
-                log.warning(
-                    "Several folders are called %s, each spelled another way in Unicode: one class.", listed(twice)
-                )
-            labels = columns.labels([label_of[class_of(top, name)] for name in found], classes)
-            splits[top.rstrip("/") or "train"] = Split(found, {"labels": labels})
-        seen = {split: set(plan.columns["labels"].values) for split, plan in splits.items()}
-        unseen = seen.get("val", set()) - seen["train"]
-        if unseen:
-            root, name = shown(self.root), classes[min(unseen)]
-            near = [other for names in _alike(classes) if name in names for other in names if other != name]
-            raise InputError(
-                f"{root}/val has the class {shown(name)}, and {root}/train has not; add it or take it out"
-                + (f", or give it the name of {listed(near)}" if near else "")
-            )
-        return splits
-
-
-def _alike(classes: list[str]) -> list[list[str]]:
-    """The classes that a person would take for one: their names differ in case or blanks alone."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(" ".join(name.split()).casefold(), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
+def _inside(key: str, folder: object) -> str | None:
+    """The folder in the tree that a user gave as the value of `key`, tidied. Raises ValueError for what is none."""
+    if folder is None:
+        return None
+    if not (isinstance(folder, str) or is_whole(folder)) or folder == "":
+        raise ValueError(f"{key}={shown(folder)} is not usable; it is the name of a folder in data.root")
+    tidy = posixpath.normpath(str(folder))
+    if tidy.startswith(("/", "..")):
+        raise ValueError(f"{key}={shown(folder)} is not usable; it is a folder in data.root, not elsewhere")
+    return tidy

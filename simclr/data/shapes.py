@@ -1,8 +1,8 @@
 """Procedural images: ten shapes under nuisance colour, position, scale, rotation and texture. Nothing to download.
 
-A image scatters copies of one shape, each copy with its own colour, place, size and turn, over a striped ground. What
-two crops of it share is the shape; so a method that makes views of a image alike has to find the shape, and k-NN
-accuracy on it shows whether it did. (With one copy in a image, its colour and place tell images apart as well as
+An image scatters copies of one shape, each copy with its own colour, place, size and turn, over a striped ground. What
+two crops of it share is the shape; so a method that makes views of an image alike has to find the shape, and k-NN
+accuracy on it shows whether it did. (With one copy in an image, its colour and place tell images apart as well as
 its shape does, and a contrastive loss learns those instead.)
 """
 
@@ -15,15 +15,14 @@ import numpy as np
 from simclr.checks import MAX_SEED, is_whole
 from simclr.data import columns
 from simclr.data.store import ImageStore, Splits, check_size
-from simclr.errors import InputError
 
 Field = np.ndarray  # float32 [B, H, W]: coordinates, or distance to an outline (negative inside)
 
 CHUNK, CHUNK_PIXELS = 512, 2**21  # images, and pixels in all, rendered at once; bounds the memory
 MAX_BYTES = 2**34  # that the images of a split may take
-LATTICE = 2  # copies of the shape along each side of a image
+LATTICE = 2  # copies of the shape along each side of an image
 TURN = np.pi / 4  # a copy is turned by at most this, either way
-UNIFORMS = 9 + 7 * (LATTICE + 1) ** 2  # random numbers a image: ground and shift, then each copy
+UNIFORMS = 9 + 7 * (LATTICE + 1) ** 2  # random numbers an image: ground and shift, then each copy
 
 
 def _polygon(x: Field, y: Field, corners: int, inradius: float) -> Field:
@@ -70,18 +69,18 @@ class Shapes:
     """`train_count` training and `val_count` validation images of size × size pixels, ten classes in equal shares.
 
     Image i of a split is a function of the seed, the split and i: a larger count adds images and changes none.
-    Raises InputError for counts, size (pixels) or seed out of range.
+    Raises ValueError for counts, size (pixels) or seed out of range.
     """
 
     def __init__(self, train_count: int, val_count: int, size: int, seed: int) -> None:
         check_size(size)
         for name, value in (("train_count", train_count), ("val_count", val_count)):
             if not is_whole(value) or value < 1:
-                raise InputError(f"data.{name}={value} is not usable; it is a whole number, 1 or more")
+                raise ValueError(f"{name}={value} is not usable; it is a whole number, 1 or more")
             if value * size * size * 3 > MAX_BYTES:
-                raise InputError(f"data.{name}={value} images of data.size={size} take too much memory; use fewer")
+                raise ValueError(f"{name}={value} images of size={size} take too much memory; use fewer")
         if not is_whole(seed) or not 0 <= seed <= MAX_SEED:
-            raise InputError(f"data.seed={seed} is not usable; it is a whole number, 0 to {MAX_SEED}")
+            raise ValueError(f"seed={seed} is not usable; it is a whole number, 0 to {MAX_SEED}")
         self.counts = {"train": train_count, "val": val_count}
         self.size, self.seed = size, seed
 

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections import Counter
-from pathlib import PurePosixPath
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
-from simclr.data import columns
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.files.archive import Archive, FolderArchive, ZipArchive, path_of, shown
+from simclr.data.files.archive import Archive, FolderArchive, path_of
+from simclr.data.files.contents import ending, junk_folder, shown
 from simclr.data.files.download import download
-from simclr.data.store import Plan, Split, Splits, check_size, open_store
+from simclr.data.files.packed import ENDINGS, TarArchive, ZipArchive, is_tar
+from simclr.data.files.pixels import image_endings
+from simclr.data.opening import check_on_broken, open_store
+from simclr.data.store import Splits, check_size
+from simclr.data.tiny_layout import FOLDER, URL, TinyLayout
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
 
-URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-FILE = "tiny-imagenet-200.zip"
-FOLDER = "tiny-imagenet-200"
-NO_BOX = ("-1",) * 4
-MAX_TEXT = 2**24  # bytes of a listing; the official ones have half a million at most
-MAX_PIXEL = 2**15  # a box's coordinates are kept in 16 bits
+FILE = f"{FOLDER}.zip"
+DEFAULT = "data"  # the root in configs/data/tiny_imagenet.yaml, which is ours to fill
+LOOKED_AT = 10_000  # files among which there would be an image
 
 
 class TinyImageNet:
-    """The data set from its official zip, from the folder that unpacking it gives, or downloaded.
+    """The data set from its official zip, a tar of it, the folder that unpacking gives, or downloaded.
 
-    root: the zip; or the unpacked folder (or the one that holds it); or a folder to download into.
+    root: the zip or tar; or the unpacked folder, or one that holds it; or a folder to download into.
     size: pixels; 64 keeps the images as they are. store: the folder for decoded images, None for beside the source.
+    download: whether to fetch what root does not hold; None for into the default root or an empty folder alone.
+    on_broken: whether images that cannot be decoded end the command ("stop") or are left out ("skip").
     A subset in the official layout is as good; its true counts are logged. The unlabelled test images are not read.
     """
 
-    def __init__(self, root: str, size: int, store: str | None = None) -> None:
+    def __init__(
+        self, root: str, size: int, store: str | None = None, download: bool | None = None, on_broken: str = "stop"
+    ) -> None:
         check_size(size)
-        self.root = path_of("data.root", root)
-        self.size = size
-        self.store = None if store is None else path_of("data.store", store)
+        check_on_broken(on_broken)
+        if download not in (None, True, False):
+            raise ValueError(f"download={shown(download)} is not usable; it is true, false or null")
+        self.root = path_of("root", root)
+        self.size, self.download, self.on_broken = size, download, on_broken
+        self.store = None if store is None else path_of("store", store)
 
     def load(self) -> Splits:
         """Open the store, after downloading and decoding what is missing. Raises InputError for unusable data."""
         archive = self._find()
-        images = open_store(archive, self.size, lambda: _Layout(archive).plan(), "tiny_imagenet", self.store)
+        images = open_store(
+            archive,
+            self.size,
+            lambda: TinyLayout(archive).plan(),
+            "tiny_imagenet",
+            self.store,
+            on_broken=self.on_broken,
+        )
         assert images.val is not None
         warn_of_little_contrast(images)
         log.info(
@@ -53,117 +70,65 @@ class TinyImageNet:
         return images
 
     def _find(self) -> Archive:
-        root = self.root
+        root, endings = self.root, image_endings() | {".txt"}
+        said = f"data.root={shown(root)}"
+        if root.is_dir():
+            if (root.parent / "wnids.txt").is_file():
+                raise InputError(f"{said} is a part of Tiny ImageNet; give the whole: data.root={shown(root.parent)}")
+            root = self._inside()
+        if root.is_dir():
+            return FolderArchive(root, endings)
         if root.is_file():
-            return ZipArchive(root)
-        if root.exists() and not root.is_dir():
-            raise InputError(f"data.root={shown(root)} is no file and no folder; give the path of {FILE}")
-        if root.suffix == ".zip" and not root.exists():
+            return TarArchive(root, endings) if is_tar(root) else ZipArchive(root, endings)
+        if root.exists():
+            raise InputError(f"{said} is no file and no folder; give the path of {FILE}")
+        if root == self.root and root.name.endswith(ENDINGS):
             raise InputError(
-                f"data.root={shown(root)} does not exist; give the path of {FILE}, of the folder it unpacks to, or "
-                "of a folder to download it into"
+                f"{said} does not exist; give the path of {FILE}, of the folder it unpacks to, or of a folder to "
+                "download it into"
             )
-        for folder in (root, root / FOLDER):
-            if (folder / "wnids.txt").is_file() or (folder / "train").is_dir():
-                return FolderArchive(folder, {".jpeg", ".txt"})
-        if not (root / FILE).is_file():
-            download(URL, root / FILE, MD5, hint="or run experiment=quickstart, which needs no download")
-        return ZipArchive(root / FILE)
+        self._check_download()
+        download(URL, self.root / FILE, MD5, hint="or run experiment=quickstart, which needs no download")
+        return ZipArchive(self.root / FILE, endings)
 
+    def _inside(self) -> Path:
+        """The data set in the folder that is root, or up to two folders further in; where it is to be, if nowhere."""
+        root = self.root
+        for depth in ("", "*/", "*/*/"):
+            found = sorted(path.parent for path in root.glob(f"{depth}wnids.txt") if not junk_folder(path.parent.name))
+            usual = [folder for folder in found if folder.name == FOLDER]
+            if len(usual or found) > 1:
+                one, other = (usual or found)[:2]
+                raise InputError(f"data.root={shown(root)} holds several: {shown(one)} and {shown(other)}; give one")
+            if found:
+                return (usual or found)[0]
+        packed = [root / f"{FOLDER}{end}" for end in ENDINGS if (root / f"{FOLDER}{end}").is_file()]
+        return packed[0] if packed else root / FILE
 
-class _Layout:
-    """Reads the official layout, and checks that it is whole."""
-
-    def __init__(self, archive: Archive) -> None:
-        self.archive = archive
-        names = archive.names()
-        # A zip holds everything below tiny-imagenet-200/, an unpacked folder starts one level further down.
-        anchors = [name for name in names if PurePosixPath(name).name == "wnids.txt"]
-        if not anchors:
-            raise self._error("has no wnids.txt", f"is it {FILE}, or the folder that it unpacks to?")
-        self.top = min(anchors, key=len).removesuffix("wnids.txt")
-        self.names = [name.removeprefix(self.top) for name in names if name.startswith(self.top)]
-        self.present = set(self.names)
-
-    def _error(self, what: str, remedy: str) -> InputError:
-        return InputError(f"{shown(self.archive.path)} {shown(what)}; {shown(remedy)}")
-
-    def _text(self, name: str) -> str:
-        """A whole listing. Raises InputError where it is missing, damaged, longer than MAX_TEXT or no UTF-8."""
-        if name not in self.present:
-            raise self._error(f"has no readable {name}", f"fetch {URL} again")
-        try:
-            return self.archive.read(self.top + name, MAX_TEXT).decode()
-        except UnicodeDecodeError as error:
-            raise self._error(f"has no readable {name} ({error})", f"fetch {URL} again") from error
-
-    def plan(self) -> Plan:
-        """The training and validation images with labels and boxes."""
-        classes = self._text("wnids.txt").split()
-        if not classes:
-            raise self._error("names no class in wnids.txt", f"fetch {URL} again")
-        twice = {wnid for wnid, count in Counter(classes).items() if count > 1}
-        if twice:
-            raise self._error(f"names the class {min(twice)} twice in wnids.txt", "take one of the two lines out")
-        splits = {"train": self._train(classes), "val": self._val(classes)}
-        return {n: s._replace(names=[self.top + name for name in s.names]) for n, s in splits.items()}
-
-    def _train(self, classes: list[str]) -> Split:
-        by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
-        for name in self.names:
-            parts = name.split("/")
-            if len(parts) == 4 and parts[0] == "train" and parts[2] == "images" and parts[1] in by_class:
-                by_class[parts[1]].append(name)
-        missing = [wnid for wnid, images in by_class.items() if not images]
-        if missing:
-            raise self._error(
-                f"has no training images of {len(missing)} of the {len(classes)} classes in wnids.txt, "
-                f"{missing[0]} first",
-                f"put them in train/{missing[0]}/images, or take the class out of wnids.txt",
+    def _check_download(self) -> None:
+        """Raise InputError where the data set is not to be downloaded into root, which does not hold it."""
+        root, said = self.root, f"data.root={shown(self.root)}"
+        if self.download:
+            return
+        remedy = "give the zip, or the folder it unpacks to, or add data.download=true to fetch it (248 MB)"
+        if self.download is False:
+            raise InputError(f"{said} holds no Tiny ImageNet, and data.download=false; give the zip, or its folder")
+        if not root.exists():
+            if root != Path(DEFAULT).resolve():
+                raise InputError(f"{said} does not exist; is it mistyped? Or {remedy} into it")
+            return
+        files = list(itertools.islice(_files(root), LOOKED_AT))
+        if any(ending(file) in image_endings() for file in files):
+            raise InputError(
+                f"{said} holds images, but has no wnids.txt and is no Tiny ImageNet; for images of your own add "
+                f"data=image_folder, else {remedy}"
             )
-        images, labels, boxes = [], [], []
-        for label, (wnid, members) in enumerate(by_class.items()):
-            listing = f"train/{wnid}/{wnid}_boxes.txt"
-            known = self._table(listing, width=5) if listing in self.present else {}
-            for name in members:
-                images.append(name)
-                labels.append(label)
-                boxes.append([int(x) for x in known.get(PurePosixPath(name).name, NO_BOX)])
-        return Split(images, {"labels": columns.labels(labels, classes), "boxes": columns.boxes(boxes)})
+        if root != Path(DEFAULT).resolve() and any(not file.startswith(FILE) for file in files):
+            raise InputError(f"{said} holds other files and no Tiny ImageNet; {remedy} into it")
 
-    def _table(self, listing: str, width: int) -> dict[str, list[str]]:
-        """The tab-separated rows of a listing by their first column; the last four columns are whole numbers, a box."""
-        rows = {}
-        for number, line in enumerate(self._text(listing).splitlines(), start=1):
-            name, *rest = line.split("\t")
-            is_box = all(value.isdecimal() and len(value) <= 5 and int(value) < MAX_PIXEL for value in rest[-4:])
-            if len(rest) != width - 1 or not is_box:
-                raise self._error(
-                    f"has a line {number} in {listing} that cannot be read ({line[:80]!r})", f"fetch {URL} again"
-                )
-            if name in rows:
-                raise self._error(f"lists {name} twice in {listing}", "take one of the two lines out")
-            rows[name] = rest
-        return rows
 
-    def _val(self, classes: list[str]) -> Split:
-        listing = "val/val_annotations.txt"
-        label_of = {wnid: label for label, wnid in enumerate(classes)}
-        annotations = self._table(listing, width=6)
-        if not annotations:
-            raise self._error(f"lists no image in {listing}", f"fetch {URL} again")
-        present = {PurePosixPath(name).name for name in self.names if name.startswith("val/images/")}
-        for image, (wnid, *_) in annotations.items():
-            if image not in present:
-                raise self._error(
-                    f"lists {image} in {listing}, but has no val/images/{image}",
-                    "fetch the data set again, or take the line out",
-                )
-            if wnid not in label_of:
-                raise self._error(f"gives {image} the class {wnid} in {listing}", "wnids.txt does not list that class")
-        stray = sorted(present - annotations.keys())
-        if stray:
-            raise self._error(f"has val/images/{stray[0]}, which {listing} does not list", "add its line or remove it")
-        labels = columns.labels([label_of[wnid] for wnid, *_ in annotations.values()], classes)
-        boxes = columns.boxes([[int(x) for x in box] for _, *box in annotations.values()])
-        return Split([f"val/images/{image}" for image in annotations], {"labels": labels, "boxes": boxes})
+def _files(root: Path) -> Iterator[str]:
+    """The names of the files below a folder, hidden ones aside."""
+    for _, folders, files in os.walk(root):
+        folders[:] = [folder for folder in folders if not junk_folder(folder)]
+        yield from (file for file in files if not file.startswith("."))

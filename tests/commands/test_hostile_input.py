@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simclr.data.files.archive import MAX_DIRECTORY, ZipArchive
+from simclr.data.files.packed import MAX_DIRECTORY, ZipArchive
 from simclr.data.tiny_imagenet import TinyImageNet
 from simclr.errors import InputError
 from tests.conftest import Run, tiny_imagenet_files, write_zip

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr.data.files.decode import decode
-from simclr.data.folder import ImageFolder, image_endings
+from simclr.data.files.pixels import decode, image_endings
+from simclr.data.folder import ImageFolder
 from simclr.errors import InputError
 from tests.conftest import image_bytes, write_folder
 
@@ -68,7 +68,7 @@ def test_a_image_that_is_cut_short_is_named(tmp_path, format, cut):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), format)
     part = whole[: int(cut * len(whole)) if isinstance(cut, float) else cut]
-    with pytest.raises(InputError, match=r"cut\.jpg in .* cannot be decoded .*replace or remove that file"):
+    with pytest.raises(InputError, match=r"cut\.jpg in .* cannot be decoded .*replace or remove what is broken"):
         load_image(tmp_path, "cut.jpg", part)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from simclr.data import columns
 from simclr.data.files.archive import FolderArchive
-from simclr.data.store import Plan, Split, Splits, open_store
+from simclr.data.opening import open_store
+from simclr.data.store import Plan, Split, Splits
 from simclr.errors import InputError
 from tests.conftest import image_bytes, write_folder
 

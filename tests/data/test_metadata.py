@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin, features
 
-from simclr.data.files.decode import decode
+from simclr.data.files.pixels import decode
 from simclr.data.folder import ImageFolder
 from tests.conftest import write_folder
 

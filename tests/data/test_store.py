@@ -16,7 +16,8 @@ import pytest
 from simclr.data import columns
 from simclr.data.columns import Column
 from simclr.data.files.archive import FolderArchive
-from simclr.data.store import ImageStore, Plan, Split, Splits, open_store
+from simclr.data.opening import open_store
+from simclr.data.store import ImageStore, Plan, Split, Splits
 from simclr.errors import InputError
 from tests.conftest import environment, image_bytes
 
@@ -48,7 +49,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from simclr.data import columns
 from simclr.data.columns import Column
-from simclr.data.store import open_store
+from simclr.data.opening import open_store
 from tests.data.test_store import plan_of
 from simclr.data.files.archive import FolderArchive
 archive = FolderArchive(Path(sys.argv[1]), {".png"})
@@ -134,14 +135,62 @@ def test_a_killed_build_leaves_no_store_and_the_next_one_is_whole(tmp_path):
         time.sleep(0.1)
 
 
-def test_an_undecodable_image_is_named_and_nothing_is_left(tmp_path):
+def damage(*paths: Path) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:30])
+
+
+def test_broken_images_are_all_named_together(tmp_path):
     archive = make_images(tmp_path / "source", 300)
-    bad = tmp_path / "source" / "0250.png"
-    bad.write_bytes(bad.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"0250\.png .* cannot be decoded .*replace or remove"):
+    damage(tmp_path / "source" / "0250.png")
+    for _ in range(2):  # built, then read back
+        with pytest.raises(InputError, match=r"^0250\.png in .*source cannot be decoded \(.*data\.on_broken=skip$"):
+            build(archive, lambda: plan_of(archive))
+    damage(*(tmp_path / "source" / f"{i:04}.png" for i in range(0, 300, 25)))
+    with pytest.raises(InputError, match=r"12 of the 300 images in .*source cannot be used: 0000\.png cannot") as error:
         build(archive, lambda: plan_of(archive))
+    assert str(error.value).count("cannot be decoded") == 10
+    assert "0225.png cannot be decoded" in str(error.value)
+    assert " and 2 more; replace or remove what is broken, or leave it out with data.on_broken=skip" in str(error.value)
+
+
+def test_broken_images_are_left_out_where_that_is_asked_for(tmp_path, caplog):
+    """The rest is what the same images give without the broken ones, key included; every opening says it."""
+    archive = make_images(tmp_path / "source", 300)
+    damage(*(tmp_path / "source" / f"{i:04}.png" for i in (3, 250)))
+    for _ in range(2):
+        caplog.clear()
+        train = open_store(archive, 16, lambda: plan_of(archive), "test", on_broken="skip").train
+        assert "2 of the 300 images in" in caplog.text
+        assert "0003.png cannot be decoded" in caplog.text
+        assert "left out, and listed in" in caplog.text
+    left = [i for i in range(300) if i not in (3, 250)]
+    assert train.pixels[:, 0, 0, 0].tolist() == [i % 256 for i in left]
+    assert train.labels is not None
+    assert train.labels.tolist() == left
+    meta = json.loads((tmp_path / "source.store-16" / "meta.json").read_text())
+    assert meta["broken"] == dict.fromkeys(
+        ["0003.png", "0250.png"], "cannot be decoded (it is no image of a kind that is read)"
+    )
+    pixels = np.repeat((np.array(left) % 256).astype(np.uint8), 16 * 16 * 3).reshape(298, 16, 16, 3)
+    labels = columns.labels(left, [str(i) for i in range(300)])
+    assert train.key == ImageStore.of(pixels, {"labels": labels}).key
+
+
+def test_what_the_system_refuses_to_read_is_not_taken_for_broken(tmp_path):
+    archive = make_images(tmp_path / "source", 3)
+    (tmp_path / "source" / "9.png").symlink_to("/proc/self/mem")  # a regular file whose first byte is an error
+    with pytest.raises(InputError, match=r"9\.png cannot be read \(Input/output error\); make it readable"):
+        open_store(archive, 16, lambda: plan_of(archive), "test", on_broken="skip")
     assert not (tmp_path / "source.store-16").exists()
-    assert not (tmp_path / "source.store-16.building").exists()
+
+
+def test_where_all_images_are_broken_there_is_no_store(tmp_path):
+    archive = make_images(tmp_path / "source", 3)
+    damage(*(tmp_path / "source").iterdir())
+    with pytest.raises(InputError, match=r"3 of the 3 images in"):
+        open_store(archive, 16, lambda: plan_of(archive), "test", on_broken="skip")
+    assert not (tmp_path / "source.store-16").exists()
 
 
 def test_a_disk_that_is_too_small_is_refused_before_writing(tmp_path, monkeypatch):
@@ -222,7 +271,7 @@ def test_the_key_tells_contents_and_nothing_else(tmp_path):
 def test_a_store_of_an_older_format_is_built_again(tmp_path, monkeypatch, caplog):
     archive = make_images(tmp_path / "source", 2)
     with monkeypatch.context() as older:
-        older.setattr("simclr.data.store.FORMAT", 1)
+        older.setattr("simclr.data.opening.FORMAT", 1)
         build(archive, lambda: plan_of(archive))
     with caplog.at_level("INFO"):
         build(archive, lambda: plan_of(archive))

@@ -1,46 +1,57 @@
-"""Where compressed images are read from, a folder or a zip. Neither is trusted, and nothing is unpacked to disk."""
+"""Where compressed images are read from: what every kind of place can do, and the folder. None is trusted."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
-import re
 import stat
 import unicodedata
-import zipfile
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from simclr.checks import is_whole
+from simclr.data.files.contents import UNREAD, PassedOver, junk_folder, shown
 from simclr.errors import InputError
-
-MAX_DIRECTORY = 2**26  # bytes of a zip's table of contents; that of Tiny ImageNet takes a quarter of it
-METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile decompresses the others without a bound on memory
 
 
 class Archive(Protocol):
-    """A read-only tree of files. It travels to other processes, so it opens what it needs where it is used."""
+    """A read-only tree of files. It travels to other processes, so it opens what it needs where it is used.
+
+    passed_over: what names() has left out.
+    """
 
     path: Path
+    passed_over: PassedOver
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a file in it is damaged, as half a sentence."""
 
     def names(self) -> list[str]:
-        """Every file, as a path with forward slashes relative to the top, sorted. Raises InputError."""
+        """Every file that is to be read, as a path with forward slashes relative to the top, sorted.
+
+        Raises InputError.
+        """
 
     def read(self, name: str, limit: int) -> bytes:
-        """The contents of one file. Raises InputError where it cannot be read or is longer than `limit` bytes."""
+        """The contents of one file.
+
+        Raises Damaged where they are longer than `limit` bytes or not whole; InputError where the system refuses them.
+        """
 
     def fingerprint(self) -> str:
         """Changes when the tree's contents change. Raises InputError where the tree cannot be read."""
 
 
-def shown(name: object) -> str:
-    """A file's name as one printable line: control characters and bytes that are no UTF-8 are escaped."""
-    text = str(name)
-    return text if text.isprintable() else repr(text)[1:-1]
+class Damaged(InputError):
+    """One file of an archive cannot be used; others may be. what: the words for it, "is encrypted"."""
+
+    def __init__(self, archive: Archive, name: str, what: str) -> None:
+        super().__init__(f"{shown(name)} in {shown(archive.path)} {shown(what)}; {archive.remedy}")
+        self.what = what
 
 
 def composed(name: str) -> str:
@@ -49,7 +60,7 @@ def composed(name: str) -> str:
 
 
 def path_of(key: str, value: object) -> Path:
-    """The path, absolute, that a user gave as the value of `key`; ~ is the home. Raises InputError for what is none."""
+    """The path, absolute, that a user gave as the value of `key`; ~ is the home. Raises ValueError for what is none."""
     try:
         if not isinstance(value, str) and not is_whole(value):  # a folder may be called 2024
             raise ValueError("it is no path")
@@ -62,27 +73,33 @@ def path_of(key: str, value: object) -> Path:
         return path
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{key}={shown(value)} is not usable ({shown(reason)}); give another path") from error
+        raise ValueError(f"{key}={shown(value)} is not usable ({shown(reason)}); give another path") from error
 
 
 class FolderArchive:
     """The files below a folder whose name ends in one of `endings` (lower case, ".jpg"); links are followed.
 
-    What is no regular file (a pipe, a device) and links that lead nowhere are passed over.
+    What is no regular file (a pipe, a device), links that lead nowhere and hidden folders are passed over.
     """
 
+    remedy = "replace or remove what is broken"
+
     def __init__(self, path: Path, endings: Set[str]) -> None:
-        self.path, self.endings = path, endings
+        self.path, self.endings, self.passed_over = path, endings, PassedOver()
 
     def names(self) -> list[str]:
-        return sorted(self._scan())
+        self.passed_over = PassedOver()
+        return sorted(self._scan(self.endings, self.passed_over))
 
-    def _scan(self) -> dict[str, os.stat_result]:
+    def _scan(self, endings: Set[str], passed: PassedOver) -> dict[str, os.stat_result]:
         found = {}
         seen: dict[tuple[int, int], Path] = {}
         for place, folders, files in os.walk(self.path, onerror=self._refuse, followlinks=True):
-            folders.sort()
             folder = Path(place)
+            inside = folder.relative_to(self.path)
+            for name in filter(junk_folder, folders):
+                passed.add(f"{name}/", (inside / name).as_posix())
+            folders[:] = sorted(name for name in folders if not junk_folder(name))
             status = folder.stat()
             first = seen.setdefault((status.st_dev, status.st_ino), folder)
             if first != folder:
@@ -93,18 +110,21 @@ class FolderArchive:
                     f"{shown(first)} and {shown(folder)} are one folder, and its images would count twice; remove "
                     "the link"
                 )
-            inside = folder.relative_to(self.path)
-            for file in files:
-                if os.path.splitext(file)[1].lower() not in self.endings:
+            for file in sorted(files):
+                name = (inside / file).as_posix()
+                if not passed.keeps(name, endings):
                     continue
                 try:
                     status = os.stat(os.path.join(place, file))
                 except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.ELOOP):
-                        continue
-                    self._refuse(error)
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):
+                        self._refuse(error)
+                    passed.add("links that lead nowhere", name)
+                    continue
                 if stat.S_ISREG(status.st_mode):
-                    found[(inside / file).as_posix()] = status
+                    found[name] = status
+                else:
+                    passed.add("pipes and devices", name)
         return found
 
     def _refuse(self, error: OSError, name: str = "") -> NoReturn:
@@ -121,95 +141,23 @@ class FolderArchive:
         except OSError as error:
             self._refuse(error, name)
         if size > limit:
-            raise InputError(
-                f"{shown(name)} in {shown(self.path)} is longer than {limit:,} bytes; replace or remove that file"
-            )
+            raise Damaged(self, name, f"is longer than {limit:,} bytes")
         return data
 
     def fingerprint(self) -> str:
+        # Images that cannot be read count, too: that there are more of them has to be said.
+        files = self._scan(self.endings | UNREAD, PassedOver())
         digest = hashlib.sha256()
-        for name, status in sorted(self._scan().items()):
+        for name, status in sorted(files.items()):
             digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return f"folder {digest.hexdigest()[:16]}"
 
 
-class _Bounded(io.BufferedReader):
-    """A file that refuses a huge read; zipfile reads a table of contents, however long, in one."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_DIRECTORY:
-            raise InputError(
-                f"{shown(self.raw.name)} has a table of contents of {size:,} bytes, more than any data set that this "  # type: ignore[attr-defined]
-                "project reads; fetch the zip again"
-            )
-        return super().read(size)
-
-
-class ZipArchive:
-    """The members of a zip file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        self._owner: int | None = None
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "_zip": None, "_owner": None}
-
-    def _open(self) -> zipfile.ZipFile:
-        # A forked worker would share its parent's file offset, so each process opens its own.
-        if self._zip is None or self._owner != os.getpid():
-            try:
-                file = _Bounded(io.FileIO(self.path))
-                self._zip, self._owner = zipfile.ZipFile(file), os.getpid()
-            except InputError:
-                raise
-            except Exception as error:  # zipfile has a dozen of kinds for a damaged table of contents
-                raise InputError(
-                    f"{shown(self.path)} is not a whole zip file ({shown(error)}); it was probably cut short: delete "
-                    "it and fetch it again"
-                ) from error
-        return self._zip
-
-    def names(self) -> list[str]:
-        files: set[str] = set()
-        for info in self._open().infolist():
-            name = info.orig_filename
-            if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name) or "\\" in name:
-                self._refuse(name, "has a name that may lead out of the archive")
-            if not name or "\0" in name:
-                self._refuse(name, "has an empty name, or one with a zero byte in it")
-            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                self._refuse(name, "is a link or a device, not a file")
-            if name in files:
-                self._refuse(name, "is there twice")
-            if not name.endswith("/"):
-                files.add(name)
-        return sorted(files)
-
-    def read(self, name: str, limit: int) -> bytes:
-        try:
-            archive = self._open()
-            info = archive.getinfo(name)
-            if info.flag_bits & 1:
-                self._refuse(name, "is encrypted")
-            if info.compress_type not in METHODS:
-                self._refuse(name, f"is compressed by method {info.compress_type}, not by the usual deflate")
-            if info.file_size > limit:
-                self._refuse(name, f"is longer than {limit:,} bytes")
-            with archive.open(info) as file:
-                return file.read(info.file_size)  # bounds what is decompressed; what lies about its size fails its CRC
-        except InputError:
-            raise
-        except Exception as error:  # as above
-            self._refuse(name, f"cannot be read ({type(error).__name__}: {error})", error)
-
-    def _refuse(self, name: str, what: str, cause: Exception | None = None) -> NoReturn:
-        raise InputError(
-            f"{shown(name)} in {shown(self.path)} {shown(what)}; fetch the zip again, or pack it anew from images "
-            "that you trust"
-        ) from cause
-
-    def fingerprint(self) -> str:
-        status = self.path.stat()
-        return f"zip {status.st_size} {status.st_mtime_ns}"
+def said_of_broken(archive: Archive, broken: dict[str, str], count: int) -> str:
+    """Which of `count` images of an archive cannot be used, the first ten by name, each with what is wrong."""
+    if len(broken) == 1:
+        ((name, what),) = broken.items()
+        return f"{shown(name)} in {shown(archive.path)} {shown(what)}"
+    some = ", ".join(f"{shown(name)} {shown(what)}" for name, what in list(broken.items())[:10])
+    more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
+    return f"{len(broken):,} of the {count:,} images in {shown(archive.path)} cannot be used: {some}{more}"

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from subprocess import PIPE
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import UnidentifiedImageError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from simclr.data.files.archive import Archive, shown
-from simclr.data.files.metadata import upright, without_metadata
+from simclr.data.files.archive import Archive, Damaged
+from simclr.data.files.contents import shown
+from simclr.data.files.pixels import BITS, decode
 from simclr.errors import InputError
-
-log = logging.getLogger(__name__)
 
 BATCH = 64
 BATCH_BYTES = 2**24  # that a batch takes at most; a process that decodes holds two of them, and so does ours
 MAX_WORKERS = 16
-MAX_PIXELS = 2**26  # of one image, which takes a quarter of a GB when it is decoded
 MAX_BYTES = 2**28  # of one image's file; uncompressed, the most pixels take less
-BITS = 16  # of a image with 16 bits a channel, which are all in use unless data.bits says otherwise
-# Pillow reads more, but goes by contents and not by name: PostScript, called x.jpg, would run Ghostscript.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 
 def cores() -> int:
@@ -42,90 +34,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@cache
-def formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow can read."""
-    Image.init()
-    return tuple(format for format in FORMATS if format in Image.OPEN)
-
-
-class Decoded(NamedTuple):
-    """A image, uint8 [size, size, 3], and what is to be said of its file."""
-
-    pixels: np.ndarray
-    largest: int  # the largest number of a image with 16 bits a channel; 0 of others
-    legible: bool  # whether its metadata could be read
-
-
-def decode(data: bytes, size: int, bits: int = BITS) -> Decoded:
-    """One compressed image as uint8 [size, size, 3].
-
-    A image of another size is scaled so that its shorter side fits, then its centre is kept. Grayscale, palette and
-    CMYK images become RGB; transparency is ignored, as torchvision's ImageFolder does, so the colours that it hid
-    show; of gray with 16 bits the lower `bits` are in use, of which the upper 8 are kept, and what is larger is white;
-    colours of 16 bits keep their upper 8; floats are taken from [0, 1]; of an animation the first image is used.
-    Metadata are a hint: a image whose orientation cannot be read is used as it lies.
-    Raises InputError for more than MAX_PIXELS, before they are decoded, and for numbers that have no white; OSError or
-    another of Pillow's many exceptions for data that is not a whole image in one of FORMATS.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a image is used or refused; Pillow's remarks on its metadata help nobody
-        image, as_it_is = _opened(data)
-        turned, legible = upright(image)
-        bytes_, largest = _as_bytes(turned, image.format, bits)
-        rgb = bytes_.convert("RGB")
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-    return Decoded(np.asarray(rgb), largest, as_it_is and legible)
-
-
-def _opened(data: bytes) -> tuple[Image.Image, bool]:
-    """The image, its pixels decoded, and whether Pillow took its metadata; where it does not, it is spared them."""
-    try:
-        return _loaded(data), True
-    except InputError:
-        raise
-    except Exception:
-        for orientation in (True, False):
-            bare = without_metadata(data, orientation)
-            if bare != data:
-                with suppress(Exception):
-                    return _loaded(bare), False
-        raise
-
-
-def _loaded(data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=formats())
-    except Image.DecompressionBombError as error:
-        raise InputError(f"more than {MAX_PIXELS:,} pixels") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(f"{image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
-    image.load()
-    return image
-
-
-def _as_bytes(image: Image.Image, format: str | None, bits: int) -> tuple[Image.Image, int]:
-    """A image of 16-bit or float gray as one of 8 bits, which Pillow's own conversion would clip; others as is.
-
-    With it the largest of the 16-bit numbers, 0 of other images.
-    """
-    if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
-        numbers = np.asarray(image)
-        return Image.fromarray((numbers >> (bits - 8)).clip(0, 255).astype(np.uint8)), int(numbers.max())
-    if image.mode == "F":
-        values = np.asarray(image)
-        if values.min() >= 0 and values.max() <= 1:  # false of NaN, too
-            return Image.fromarray((255 * values).round().astype(np.uint8)), 0
-    if image.mode in ("I", "F"):
-        raise InputError("its numbers do not say which is white; save it with 8 bits a channel")
-    return image, 0
-
-
 class _Batch(NamedTuple):
-    pixels: np.ndarray  # uint8 [B, size, size, 3]
+    pixels: np.ndarray  # uint8 [B, size, size, 3], of those that can be decoded
     largest: int
     illegible: list[str]
+    broken: dict[str, str]
 
 
 # What a process that decodes runs: it is given its module search path, then what to do. multiprocessing would not do:
@@ -148,11 +61,13 @@ class Decoder:
     bits: int = BITS
     largest: int = 0  # number of all images with 16 bits so far
     illegible: list[str] = field(default_factory=list)  # names whose metadata could not be read
+    broken: dict[str, str] = field(default_factory=dict)  # names of images that cannot be used, and what is wrong
 
     def batches(self, names: list[str], title: str) -> Iterator[np.ndarray]:
         """Decode the named members in order, on every core, under a progress bar: uint8 arrays [B, size, size, 3].
 
-        Raises InputError naming the first member that is not a whole image.
+        What is not a whole image is left out and kept in `broken`. Raises InputError where the system lets no more be
+        read: the others are not to be taken for broken.
         """
         count = max(1, min(BATCH, BATCH_BYTES // (3 * self.size**2)))
         parts = [names[start : start + count] for start in range(0, len(names), count)]
@@ -165,7 +80,8 @@ class Decoder:
                     raise InputError(batch)
                 self.largest = max(self.largest, batch.largest)
                 self.illegible += batch.illegible
-                bar.advance(task, len(batch.pixels))
+                self.broken |= batch.broken
+                bar.advance(task, len(batch.pixels) + len(batch.broken))
                 yield batch.pixels
 
     def remarks(self) -> list[str]:
@@ -260,23 +176,30 @@ def _received(worker: Worker, archive: Archive, part: list[str]) -> _Batch | str
 
 
 def _decode_part(archive: Archive, names: list[str], size: int, bits: int) -> _Batch | str:
-    """The named images; or in one sentence why the first that cannot be decoded cannot."""
-    decoded = []
+    """Those of the named images that can be decoded; or in one sentence why no more can be read."""
+    decoded, broken = [], {}
     for name in names:
         try:
             data = archive.read(name, MAX_BYTES)
+        except Damaged as error:
+            broken[name] = error.what
+            continue
         except InputError as error:
             return str(error)
         try:
-            decoded.append(decode(data, size, bits))
+            decoded.append((name, decode(data, size, bits)))
+        except MemoryError:
+            return (
+                f"there is too little memory for {shown(name)} in {shown(archive.path)}; repeat the command with more"
+            )
+        except UnidentifiedImageError:
+            broken[name] = "cannot be decoded (it is no image of a kind that is read)"
         except Exception as error:  # Pillow has no one kind for what is wrong with a file
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            return (
-                f"{shown(name)} in {shown(archive.path)} cannot be decoded ({shown(reason)}); replace or remove that "
-                "file, or fetch the data set again"
-            )
+            broken[name] = f"cannot be decoded ({shown(reason)})"
     return _Batch(
-        np.stack([one.pixels for one in decoded]),
-        max(one.largest for one in decoded),
-        [name for name, one in zip(names, decoded, strict=True) if not one.legible],
+        np.stack([one.pixels for _, one in decoded]) if decoded else np.empty((0, size, size, 3), np.uint8),
+        max((one.largest for _, one in decoded), default=0),
+        [name for name, one in decoded if not one.legible],
+        broken,
     )

@@ -1,4 +1,4 @@
-"""What a image file says beside its pixels: a hint where it can be read, and never in the pixels' way."""
+"""What an image file says beside its pixels: a hint where it can be read, and never in the pixels' way."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def without_metadata(data: bytes, orientation: bool) -> bytes:
-    """A image's file without what says nothing of its pixels' values; other formats than the four below as they are.
+    """An image's file without what says nothing of its pixels' values; other formats than the four below as they are.
 
     orientation: whether to keep where it is said how the image is to be turned.
     """
