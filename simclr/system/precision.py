@@ -31,22 +31,28 @@ def cpu_has_bf16_arithmetic() -> bool:
 
 
 def choose_precision(requested: str, accelerator: str) -> tuple[str, str | None]:
-    """The precision to use ("16", "bf16" or "32"), and a notice where it is not the one asked for, or not the fastest.
+    """The precision to use ("16", "bf16" or "32"), and what is to be said of the choice, None where there is nothing.
 
-    requested: "auto", "16", "bf16" or "32". "auto" is 16 on CUDA, bf16 on a CPU with bf16 matrix units, else 32.
-    On a CPU "16" becomes what "auto" gives there: half-precision convolutions take minutes each on a CPU.
-    Raises InputError for any other name.
+    requested: "auto", "16", "bf16" or "32". "auto" takes what is fastest: 16 on CUDA, bf16 on a CPU that has instructions
+    for it (AMX or AVX512-BF16), else 32. On a CPU "16" becomes what "auto" gives there: half-precision convolutions take
+    minutes each on a CPU. Raises InputError for any other name.
     """
     if requested not in ("auto", *LIGHTNING_PRECISION):
         raise InputError(f"precision={requested} is not known; choose auto, 16, bf16 or 32")
-    best = "16" if accelerator == "cuda" else "32"
-    if accelerator == "cpu" and cpu_has_bf16_matrix_units():
-        best = "bf16"
+    best, why = _fastest(accelerator)
     if requested == "auto":
-        hint = None
-        if accelerator == "cpu" and best == "32" and cpu_has_bf16_arithmetic():
-            hint = "precision=auto is 32 on this CPU, which also computes in bf16: precision=bf16 would train faster."
-        return best, hint
+        return best, f"precision=auto is {best} here ({why})."
     if requested == "16" and accelerator == "cpu":
         return best, f"precision=16 needs a GPU; this run is on the CPU and uses precision={best} instead."
     return requested, None
+
+
+def _fastest(accelerator: str) -> tuple[str, str]:
+    """The fastest precision on this accelerator, and why in a word."""
+    if accelerator == "cuda":
+        return "16", "GPU"
+    if accelerator == "cpu" and cpu_has_bf16_matrix_units():
+        return "bf16", "AMX"
+    if accelerator == "cpu" and cpu_has_bf16_arithmetic():
+        return "bf16", "AVX512-BF16"
+    return "32", "portable"

@@ -110,10 +110,6 @@ class LastCheckpoint(Checkpoint):
                 WriteHere().save_checkpoint(content | self._origin(trainer), unfinished)
         self._save(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            log.info("Interrupted at step %d; the same command goes on from the last checkpoint.", trainer.global_step)
-
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
