@@ -21,14 +21,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simclr.commands import launch
+from simclr.commands.arguments import prepared
 from simclr.commands.hydra_help import help_in_strings
 from simclr.errors import InputError, InUse, Refused
 from simclr.runs import sweep
@@ -139,6 +138,9 @@ def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
         or "can't allocate memory" in str(error)
     ):
         return f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); {needs_less_memory}"
+    # A callback of the user's own that cannot be where it is: Lightning's class, and EarlyStopping's RuntimeError.
+    if type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error):
+        return " ".join(str(error).split())
     if started_by_torchrun() and re.search("Connection (closed|reset) by peer|remote process exited", str(error)):
         return "another process has ended, and the connection to it is lost; its own error says why"
     return None
@@ -160,6 +162,11 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     keep_freed_memory()
     prefer_own_configs()
     help_in_strings()
+    try:
+        sys.argv[1:] = prepared(sys.argv[1:], config_name)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise Refused(1) from None
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
@@ -185,12 +192,6 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
 def _hint(config_name: str, arguments: list[str]) -> str | None:
     """A sentence about the first override that names no key, or None. The group choices among them are respected."""
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./@]*=", argument)]
-    for override in overrides:
-        try:
-            OverridesParser.create().parse_override(override)
-        except HydraException:
-            key, _, value = override.partition("=")
-            return f"\nQuote what Hydra cannot read, inside the shell's own quotes: '{key}=\"{value}\"'"
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = {path.parent.name for path in CONFIGS.glob("*/*.yaml")}

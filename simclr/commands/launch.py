@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from simclr.commands.arguments import for_hydra
 from simclr.errors import InputError, InUse, Refused
 from simclr.system.shell import started_by_torchrun
 from simclr.system.signals import INTERRUPTED, Requeue, Stop, to_others
@@ -170,5 +171,4 @@ def _same_job(run_dir: Path) -> list[str]:
             arguments += [flag, source.path]
     fixed = ("hydra.run.dir=", "hydra.sweep.", "hydra.mode=")
     arguments += [override for override in hydra.overrides.hydra if not override.startswith(fixed)]
-    quoted = str(run_dir).replace("'", "\\'")
-    return [*arguments, *hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir='{quoted}'"]
+    return [*arguments, *hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir={for_hydra(str(run_dir))}"]

@@ -7,6 +7,7 @@ import logging
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import compose
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from simclr.checks import MAX_SEED
+from simclr.commands.arguments import quoted
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
 from simclr.runs import sweep
@@ -47,6 +49,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.runs.directory import clear, forget_judgements
     from simclr.runs.events import sorted_last
     from simclr.runs.results import write_json
+    from simclr.runs.targets import logger_of
     from simclr.system import distributed
     from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
     from simclr.training.datamodule import TwoViews
@@ -112,7 +115,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         as_dict(config),
         stop,
     )
-    logger = build(config.logger, save_dir=run_dir, purge_step=step)
+    chosen = logger_of(config, save_dir=str(run_dir), purge_step=step)
+    logger = False if chosen is None else build(chosen)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
@@ -124,7 +128,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
             measure,
             Health(),
             keep,
-            *(build(one) for one in config.callbacks.values() if one is not None),
+            *chosen_callbacks(config),
         ],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
@@ -133,8 +137,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
-        with sorted_last(Path(logger.log_dir)):
-            _ = logger.experiment  # opens its file
+        with sorted_last(run_dir):
+            _ = logger and logger.experiment  # opens its file
     try:
         trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except FloatingPointError as error:
@@ -142,12 +146,28 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if not first:
         return None
 
+    if trainer.current_epoch < config.epochs:
+        log.info("Ended after %d of %d epochs, as a callback asked to.", trainer.current_epoch, config.epochs)
     export_backbone(method.backbone, run_dir / "backbone.safetensors")
     metrics = measure.summary(trainer)
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
-    log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
+    log.info("Done. Judge it with: python linear_eval.py %s", quoted("run", str(run_dir)))
     return last_accuracy(run_dir)
+
+
+def chosen_callbacks(config: DictConfig) -> list[Any]:
+    """Those of the configuration; measures come first, so that others find what they have measured, whatever the order."""
+    from simclr.training.periodic import PeriodicMeasure
+
+    callbacks = []
+    for name, one in config.get("callbacks", {}).items():
+        if one is None:
+            continue
+        if not isinstance(one, DictConfig) or "_target_" not in one:
+            raise InputError(f"callbacks.{name}={one} is not usable; name a class with +callbacks.{name}._target_=")
+        callbacks.append(build(one))
+    return sorted(callbacks, key=lambda callback: not isinstance(callback, PeriodicMeasure))
 
 
 def starting_point(run_dir: Path, config: DictConfig, images: str, total_steps: int) -> tuple[Path | None, int]:

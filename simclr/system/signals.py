@@ -15,7 +15,9 @@ from typing import Any, NoReturn
 log = logging.getLogger(__name__)
 
 NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGINT")  # the last is Ctrl-C
-INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells expect after Ctrl-C: whoever pressed it wants no requeue
+INTERRUPTED = (
+    128 + signal.SIGINT
+)  # the exit status that shells expect after Ctrl-C: whoever pressed it wants no requeue
 
 
 class Requeue(SystemExit):

@@ -111,7 +111,11 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [pytest.param("SIGTERM", 75, marks=pytest.mark.slow), pytest.param("SIGUSR1", 75, marks=pytest.mark.slow), ("SIGINT", 130)],
+    [
+        pytest.param("SIGTERM", 75, marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 75, marks=pytest.mark.slow),
+        ("SIGINT", 130),
+    ],
 )
 def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, name, status):
     """Checkpoints only at the ends of epochs and by the signal, in the middle of the second."""

@@ -1,0 +1,125 @@
+"""Loggers, callbacks and their arguments as users choose them; Lightning's own callbacks are the judge of what is there."""
+
+import csv
+import json
+import re
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict, read_write
+
+from simclr.commands.train import train
+from simclr.errors import InputError
+from simclr.runs.checkpoint import load_checkpoint
+from simclr.runs.compose import build
+from simclr.system.signals import Stop
+from tests.conftest import TINY_RUN
+from tests.test_configs import composed
+
+LIGHTNING = "pytorch_lightning.callbacks"
+MEASURED = "callbacks.online_knn.every_n_epochs=2"
+
+
+def trained(folder, *overrides: str) -> dict:
+    """Train in this process; returns metrics.json."""
+    config = composed(*TINY_RUN, "trainer.accelerator=cpu", *overrides)
+    with read_write(config.hydra.runtime), open_dict(config):
+        config.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(config)
+        del config["hydra"]
+    train(config, Stop(75))
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def with_curves(tmp_path_factory) -> dict:
+    return trained(tmp_path_factory.mktemp("curves"))
+
+
+@pytest.mark.parametrize("none", ["logger=none", "~logger"])
+def test_without_a_logger_the_last_values_are_those_with_one(tmp_path, with_curves, none):
+    metrics = trained(tmp_path, none)
+    assert not list(tmp_path.glob("events*"))
+    for tag, value in with_curves.items():
+        if tag.startswith(("train/", "val/", "features/", "embeddings/")) and tag != "train/images_per_second":
+            assert metrics[tag] == pytest.approx(value), tag
+    assert metrics["protocol"].keys() == with_curves["protocol"].keys()
+
+
+def test_another_logger_gets_what_it_takes(tmp_path, with_curves):
+    trained(tmp_path, "logger._target_=pytorch_lightning.loggers.CSVLogger")
+    with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/knn_top1"]]
+    assert float(rows[-1]["val/knn_top1"]) == pytest.approx(with_curves["val/knn_top1"])
+
+
+@pytest.mark.parametrize("none", ["callbacks=none", "~callbacks"])
+def test_without_callbacks_a_run_leaves_what_it_promises(tmp_path, with_curves, none):
+    metrics = trained(tmp_path, none, "logger=none")
+    assert metrics["train/loss"] == pytest.approx(with_curves["train/loss"])
+    assert "val/knn_top1" not in metrics
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_run_ends_early_by_a_measure_that_is_not_taken_in_every_epoch(tmp_path):
+    """EarlyStopping is strict: it raises where the value is missing."""
+    stop = f"+callbacks.stop={{_target_: {LIGHTNING}.EarlyStopping, monitor: val/knn_top1, mode: max, min_delta: 1e3, patience: 3}}"
+    metrics = trained(tmp_path, stop, MEASURED, "epochs=50")
+    # The value of the untrained encoder, which epoch 1 finds, is the best by min_delta; three epochs do not better it.
+    assert metrics["epochs"] == 4
+    assert metrics["images_seen"] == 4 * 64
+
+
+def test_a_run_that_ended_early_but_was_killed_before_its_numbers_trains_no_further(tmp_path):
+    stop = f"+callbacks.stop={{_target_: {LIGHTNING}.EarlyStopping, monitor: train/loss, stopping_threshold: 99}}"
+    first = trained(tmp_path, stop, "epochs=7", "logger=none")
+    assert first["epochs"] == 1
+    (tmp_path / "metrics.json").unlink()
+    again = trained(tmp_path, stop, "epochs=7", "logger=none")
+    assert (again["epochs"], again["images_seen"], again["train/loss"]) == (1, 64, first["train/loss"])
+
+
+def test_the_best_weights_by_a_measure_are_kept_whatever_the_order(tmp_path):
+    """The callback stands before the measure that it monitors."""
+    best = f"{{_target_: {LIGHTNING}.ModelCheckpoint, monitor: features/std, mode: max, filename: best}}"
+    knn = "{_target_: simclr.training.label_free.LabelFree, every_n_epochs: 1, images: 32}"
+    metrics = trained(tmp_path, "callbacks=none", f"+callbacks.a={best}", f"+callbacks.b={knn}", "epochs=1")
+    checkpoint = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    (state,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    assert float(state["best_model_score"]) == pytest.approx(metrics["features/std"])
+
+
+WRONG = [
+    ("+scheduler.warmup_epochs=1", "scheduler.warmup_epochs=1 is not usable: cosine takes optimizer, total_steps"),
+    ("+optimizer.momentum=0.9", "optimizer.momentum=0.9 is not usable: Adam takes params, lr"),
+    (
+        "+callbacks.progress.colour=red",
+        "callbacks.progress.colour=red is not usable: TrainingProgress takes line_every",
+    ),
+    (
+        f"+callbacks.x._target_={LIGHTNING}.EarlyStopping",
+        "EarlyStopping needs monitor; give it with +callbacks.x.monitor=",
+    ),
+    (
+        "+callbacks.x._target_=no.such.Thing",
+        "callbacks.x._target_=no.such.Thing cannot be imported (No module named 'no')",
+    ),
+    (f"+callbacks.x._target_={LIGHTNING}.Nothing", f"callbacks.x._target_={LIGHTNING}.Nothing cannot be imported"),
+    ("+callbacks.x=3", "callbacks.x=3 is not usable; name a class with +callbacks.x._target_="),
+    ("trainer.accelerator=abacus", "trainer: "),
+]
+
+
+@pytest.mark.parametrize(("override", "said"), WRONG)
+def test_a_wrong_argument_is_named_before_anything_is_trained(tmp_path, override, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        trained(tmp_path, override)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_arguments_below_a_target_are_checked_too():
+    config = OmegaConf.create(
+        {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.ReLU", "place": True}]}
+    )
+    with pytest.raises(InputError, match=r"\.place=True is not usable: ReLU takes inplace"):
+        build(config)
