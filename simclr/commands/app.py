@@ -53,10 +53,17 @@ made: list[Path] = []  # folders that this process made to write into, each befo
 
 
 class WritableOutput(Callback):
-    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made; none is left empty."""
+    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made; none is left empty.
+
+    remedy: how another place is chosen.
+    """
+
+    def __init__(self, remedy: str = "output_root=FOLDER") -> None:
+        self.remedy = remedy
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        self._make(config, "run")
+        if config.hydra.run.dir != ".":  # where nothing is written
+            self._make(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._make(config, "sweep")
@@ -65,8 +72,7 @@ class WritableOutput(Callback):
         with suppress(OSError):  # as a rule it holds something
             Path(config.hydra.runtime.output_dir).rmdir()
 
-    @staticmethod
-    def _make(config: DictConfig, mode: str) -> None:
+    def _make(self, config: DictConfig, mode: str) -> None:
         HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later
         folder = config.hydra[mode].dir
         try:
@@ -76,7 +82,7 @@ class WritableOutput(Callback):
                 pass
         except OSError as error:
             print(
-                f"error: cannot write into {folder} ({error.strerror}); choose another place with output_root=FOLDER",
+                f"error: cannot write into {folder} ({error.strerror}); choose another place with {self.remedy}",
                 file=sys.stderr,
             )
             raise Refused(1) from None

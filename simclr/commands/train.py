@@ -39,6 +39,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import ProgressBar
 
     from simclr.augment import batched
     from simclr.commands.launch import placement
@@ -117,19 +118,14 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     )
     chosen = logger_of(config, save_dir=str(run_dir), purge_step=step)
     logger = False if chosen is None else build(chosen)
+    own = chosen_callbacks(config)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=logger,
-        callbacks=[
-            StopRequest(stop),
-            StepSeed(config.seed),
-            measure,
-            Health(),
-            keep,
-            *chosen_callbacks(config),
-        ],
+        callbacks=[StopRequest(stop), StepSeed(config.seed), measure, Health(), keep, *own],
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in own),  # else Lightning adds its own
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
     )

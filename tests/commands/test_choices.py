@@ -12,7 +12,9 @@ from simclr.commands.train import train
 from simclr.errors import InputError
 from simclr.runs.checkpoint import load_checkpoint
 from simclr.runs.compose import build
+from simclr.runs.identity import as_dict
 from simclr.system.signals import Stop
+from simclr.training.trainer_settings import check_trainer_settings
 from tests.conftest import TINY_RUN
 from tests.test_configs import composed
 
@@ -123,3 +125,33 @@ def test_arguments_below_a_target_are_checked_too():
     )
     with pytest.raises(InputError, match=r"\.place=True is not usable: ReLU takes inplace"):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("argument", "use"),
+    [
+        ("trainer.max_epochs=3", "use epochs="),
+        ("+trainer.max_steps=3", "use epochs="),
+        ("+trainer.accumulate_grad_batches=2", "use batch_size= with method.micro_batch="),
+        ("+trainer.limit_train_batches=2", "use limit_images= and epochs="),
+        ("+trainer.overfit_batches=1", "use limit_images= and epochs="),
+        ("+trainer.fast_dev_run=true", "use limit_images= and epochs="),
+        ("+trainer.precision=16", "use precision="),
+        ("+trainer.num_nodes=2", "start this on every machine: torchrun --nnodes=N"),
+        ("+trainer.enable_progress_bar=false", "use callbacks.progress=null"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused_with_the_key_to_use(argument, use):
+    config = composed(*TINY_RUN, argument)
+    with pytest.raises(InputError, match=re.escape(use)):
+        check_trainer_settings(as_dict(config.trainer), config.epochs)
+
+
+def test_settings_that_change_no_number_pass(tmp_path, with_curves, capsys):
+    harmless = ("num_sanity_val_steps=1", "detect_anomaly=true", "limit_val_batches=0.5", "inference_mode=false")
+    overrides = ["callbacks.progress=null", *(f"+trainer.{one}" for one in harmless)]
+    config = composed(*TINY_RUN, *overrides, "trainer.max_epochs=2")
+    check_trainer_settings(as_dict(config.trainer), config.epochs)
+    metrics = trained(tmp_path, *overrides)
+    assert (metrics["epochs"], metrics["train/loss"]) == (2, pytest.approx(with_curves["train/loss"]))
+    assert "Epoch" not in "".join(capsys.readouterr())  # nor does Lightning put a bar of its own in that place
