@@ -39,6 +39,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
+    import torch
     from pytorch_lightning.callbacks import ProgressBar
 
     from simclr.augment import batched
@@ -52,7 +53,9 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.runs.results import write_json
     from simclr.runs.targets import logger_of
     from simclr.system import distributed
-    from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
+    from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision, earlier_choice
+    from simclr.system.threads import CoreMeter, choose_threads, default_threads
+    from simclr.training.busy_cores import BusyCores
     from simclr.training.datamodule import TwoViews
     from simclr.training.health import Health
     from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
@@ -60,6 +63,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.training.step_seed import StepSeed
 
     quiet_libraries()
+    default_threads()  # before one is set, by this run or, in a sweep, by one before it
+    meter = CoreMeter()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     log.info("Run directory: %s", run_dir)
     finished = run_dir / "metrics.json"
@@ -70,9 +75,6 @@ def train(config: DictConfig, stop: Stop) -> float | None:
 
     processes = distributed.world_size()
     accelerator = choose_accelerator(config.trainer.accelerator)
-    precision, notice = choose_precision(str(config.precision), accelerator)
-    if notice is not None:
-        log.warning(notice)
     data = TwoViews(
         source=build(config.data),
         recipe=build(config.augmentation),
@@ -103,9 +105,18 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
-    resume, step = distributed.from_first(
+    resume, step, machine = distributed.from_first(
         starting_point(run_dir, config, data.train.key, config.epochs * steps) if first else None
     )
+    began = None  # with which precision, where that was on this kind of device
+    if resume is not None and machine.get("accelerator", accelerator) == accelerator:
+        began = machine.get("precision", earlier_choice(accelerator))
+    precision, notice = choose_precision(str(config.precision), accelerator, began)
+    threads, threads_notice = choose_threads(config.threads, machine.get("threads"), meter.others())
+    torch.set_num_threads(threads)
+    for line in (notice, threads_notice):
+        if line is not None:
+            log.info(line)
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
     measure = RunMetrics(run_dir, precision, config.batch_size)
@@ -115,16 +126,17 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         config.keep_every_n_epochs,
         as_dict(config),
         stop,
+        {"accelerator": accelerator, "precision": precision, "threads": threads},
     )
     chosen = logger_of(config, save_dir=str(run_dir), purge_step=step)
     logger = False if chosen is None else build(chosen)
-    own = chosen_callbacks(config)
+    busy, own = BusyCores(config.batch_size), chosen_callbacks(config)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=logger,
-        callbacks=[StopRequest(stop), StepSeed(config.seed), measure, Health(), keep, *own],
+        callbacks=[StopRequest(stop), StepSeed(config.seed), measure, Health(), busy, keep, *own],
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in own),  # else Lightning adds its own
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
@@ -166,17 +178,22 @@ def chosen_callbacks(config: DictConfig) -> list[Any]:
     return sorted(callbacks, key=lambda callback: not isinstance(callback, PeriodicMeasure))
 
 
-def starting_point(run_dir: Path, config: DictConfig, images: str, total_steps: int) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, None for none, and its step. images: the key of those to train on."""
+def starting_point(
+    run_dir: Path, config: DictConfig, images: str, total_steps: int
+) -> tuple[Path | None, int, dict[str, Any]]:
+    """The checkpoint to go on from, None for none, its step, and how it was computed: see LastCheckpoint.
+
+    images: the key of those to train on.
+    """
     from simclr.runs.checkpoint import check_fits, resume_point
 
     found = resume_point(run_dir, str(config.resume))
     if found is None:
-        return None, 0
+        return None, 0, {}
     check_fits(found, as_dict(config), images, total_steps)
     step = found.content["global_step"]
     log.info("Going on from %s, step %d.", found.path, step)
-    return found.path, step
+    return found.path, step, found.content.get("machine", {})
 
 
 def evaluate(run_dir: Path, protocols: list[str]) -> None:
@@ -219,6 +236,8 @@ def command(config: DictConfig) -> float | None:
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0, MAX_SEED)
+        if config.threads != "auto":
+            check_number(config, "threads", 1, 4096)
         check_number(config, "requeue_exit_code", 3, 255)  # 1 is an error's, 2 says that the run is in use
         check_number(config, "trainer.log_every_n_steps", 1)
         check_trainer_settings(as_dict(config.trainer), config.epochs)

@@ -18,7 +18,7 @@ from simclr.report.runs import Run, flat
 # learns; the seed is the replicate. A key stands for all below it. Which images lie at data.root is a factor: see
 # `_images`. Callbacks that are not ours may change what is learned.
 NO_FACTOR = (
-    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
+    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "threads", "data.root", "data.store", "seed"),
     *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
     *("checkpoint_minutes", "keep_every_n_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
 )

@@ -30,21 +30,30 @@ def cpu_has_bf16_arithmetic() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def choose_precision(requested: str, accelerator: str) -> tuple[str, str | None]:
+def choose_precision(requested: str, accelerator: str, before: str | None = None) -> tuple[str, str | None]:
     """The precision to use ("16", "bf16" or "32"), and what is to be said of the choice, None where there is nothing.
 
     requested: "auto", "16", "bf16" or "32". "auto" takes what is fastest: 16 on CUDA, bf16 on a CPU that has instructions
     for it (AMX or AVX512-BF16), else 32. On a CPU "16" becomes what "auto" gives there: half-precision convolutions take
-    minutes each on a CPU. Raises InputError for any other name.
+    minutes each on a CPU. before: what a run that goes on began with on this accelerator, which "auto" keeps. Raises InputError for any other name.
     """
     if requested not in ("auto", *LIGHTNING_PRECISION):
         raise InputError(f"precision={requested} is not known; choose auto, 16, bf16 or 32")
     best, why = _fastest(accelerator)
+    if requested == "auto" and before is not None:
+        return before, f"precision=auto stays {before}, as this run began." if before != best else None
     if requested == "auto":
         return best, f"precision=auto is {best} here ({why})."
     if requested == "16" and accelerator == "cpu":
         return best, f"precision=16 needs a GPU; this run is on the CPU and uses precision={best} instead."
     return requested, None
+
+
+def earlier_choice(accelerator: str) -> str:
+    """What "auto" was in the versions whose checkpoints do not tell: they took bf16 on matrix units alone."""
+    if accelerator == "cpu":
+        return "bf16" if cpu_has_bf16_matrix_units() else "32"
+    return _fastest(accelerator)[0]
 
 
 def _fastest(accelerator: str) -> tuple[str, str]:

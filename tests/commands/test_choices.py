@@ -2,20 +2,23 @@
 
 import csv
 import json
+import logging
 import re
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict, read_write
 
 from simclr.commands.train import train
 from simclr.errors import InputError
-from simclr.runs.checkpoint import load_checkpoint
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from simclr.runs.compose import build
 from simclr.runs.identity import as_dict
 from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
 from tests.conftest import TINY_RUN
+from tests.system.test_threads import usable
 from tests.test_configs import composed
 
 LIGHTNING = "pytorch_lightning.callbacks"
@@ -155,3 +158,35 @@ def test_settings_that_change_no_number_pass(tmp_path, with_curves, capsys):
     metrics = trained(tmp_path, *overrides)
     assert (metrics["epochs"], metrics["train/loss"]) == (2, pytest.approx(with_curves["train/loss"]))
     assert "Epoch" not in "".join(capsys.readouterr())  # nor does Lightning put a bar of its own in that place
+
+
+@pytest.mark.skipif(usable() < 2, reason="one core has one thread")
+def test_a_run_that_goes_on_keeps_its_threads_and_its_precision(tmp_path, monkeypatch, caplog):
+    """With auto; what the machine would choose now does not matter, unless it is asked for."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        trained(tmp_path, "epochs=1", "threads=2", "precision=32")
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(before)
+        (tmp_path / "metrics.json").unlink()
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+        metrics = trained(tmp_path, "epochs=1", "precision=auto")
+        assert metrics["device"].endswith(", 2 threads")
+        assert metrics["precision"] == "32"
+        (tmp_path / "metrics.json").unlink()
+        with caplog.at_level(logging.INFO):
+            assert trained(tmp_path, "epochs=1", "threads=1")["device"].endswith(", 1 threads")
+        assert "began on 2 threads and goes on on 1" in caplog.text
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_checkpoint_that_tells_no_precision_keeps_what_auto_was(tmp_path, monkeypatch):
+    trained(tmp_path, "epochs=1", "precision=32")
+    (tmp_path / "metrics.json").unlink()
+    checkpoint = load_checkpoint(last_checkpoint(tmp_path))
+    del checkpoint["machine"]
+    torch.save(checkpoint, last_checkpoint(tmp_path))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert trained(tmp_path, "epochs=1", "precision=auto")["precision"] == "32"
