@@ -1,4 +1,4 @@
-"""A command's arguments before Hydra reads them: paths from home, what stands for `none`, and quotes where it needs them."""
+"""A command's arguments before Hydra reads them: paths from home, `none` in its usual spellings, quotes."""
 
 from __future__ import annotations
 

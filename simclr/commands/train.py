@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from simclr.checks import MAX_SEED
-from simclr.commands.arguments import quoted
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
+from simclr.commands.arguments import quoted
 from simclr.errors import InputError
 from simclr.runs import sweep
 from simclr.runs.compose import CONFIGS, build, check_number
@@ -39,10 +39,10 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
-    import torch
     from pytorch_lightning.callbacks import ProgressBar
 
     from simclr.augment import batched
+    from simclr.commands.choices import chosen_callbacks, chosen_logger, chosen_machine
     from simclr.commands.launch import placement
     from simclr.data.checks import warn_of_doubts
     from simclr.models.backbone import compile_in_place
@@ -51,10 +51,9 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.runs.directory import clear, forget_judgements
     from simclr.runs.events import sorted_last
     from simclr.runs.results import write_json
-    from simclr.runs.targets import logger_of
     from simclr.system import distributed
-    from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision, earlier_choice
-    from simclr.system.threads import CoreMeter, choose_threads, default_threads
+    from simclr.system.precision import LIGHTNING_PRECISION, check_precision, choose_accelerator
+    from simclr.system.threads import CoreMeter, default_threads
     from simclr.training.busy_cores import BusyCores
     from simclr.training.datamodule import TwoViews
     from simclr.training.health import Health
@@ -75,6 +74,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
 
     processes = distributed.world_size()
     accelerator = choose_accelerator(config.trainer.accelerator)
+    check_precision(str(config.precision))
+    own = chosen_callbacks(config)  # what cannot be is refused before the images are read
     data = TwoViews(
         source=build(config.data),
         recipe=build(config.augmentation),
@@ -105,38 +106,36 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
-    resume, step, machine = distributed.from_first(
+    resume, step, before = distributed.from_first(
         starting_point(run_dir, config, data.train.key, config.epochs * steps) if first else None
     )
-    began = None  # with which precision, where that was on this kind of device
-    if resume is not None and machine.get("accelerator", accelerator) == accelerator:
-        began = machine.get("precision", earlier_choice(accelerator))
-    precision, notice = choose_precision(str(config.precision), accelerator, began)
-    threads, threads_notice = choose_threads(config.threads, machine.get("threads"), meter.others())
-    torch.set_num_threads(threads)
-    for line in (notice, threads_notice):
-        if line is not None:
-            log.info(line)
+    machine = chosen_machine(config, accelerator, before, meter)
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    measure = RunMetrics(run_dir, precision, config.batch_size)
+    measure = RunMetrics(run_dir, machine.precision, config.batch_size)
     keep = LastCheckpoint(
         run_dir,
         config.checkpoint_minutes,
         config.keep_every_n_epochs,
         as_dict(config),
         stop,
-        {"accelerator": accelerator, "precision": precision, "threads": threads},
+        machine._asdict(),
     )
-    chosen = logger_of(config, save_dir=str(run_dir), purge_step=step)
-    logger = False if chosen is None else build(chosen)
-    busy, own = BusyCores(config.batch_size), chosen_callbacks(config)
+    logger = chosen_logger(config, run_dir, step)
     trainer: pl.Trainer = build(
         config.trainer,
-        precision=LIGHTNING_PRECISION[precision],
+        precision=LIGHTNING_PRECISION[machine.precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=logger,
-        callbacks=[StopRequest(stop), StepSeed(config.seed), measure, Health(), busy, keep, *own],
+        callbacks=[
+            StopRequest(stop),
+            StepSeed(config.seed),
+            measure,
+            Health(),
+            BusyCores(config.batch_size),
+            keep,
+            *own,
+        ],
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in own),  # else Lightning adds its own
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
@@ -164,24 +163,10 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     return last_accuracy(run_dir)
 
 
-def chosen_callbacks(config: DictConfig) -> list[Any]:
-    """Those of the configuration; measures come first, so that others find what they have measured, whatever the order."""
-    from simclr.training.periodic import PeriodicMeasure
-
-    callbacks = []
-    for name, one in config.get("callbacks", {}).items():
-        if one is None:
-            continue
-        if not isinstance(one, DictConfig) or "_target_" not in one:
-            raise InputError(f"callbacks.{name}={one} is not usable; name a class with +callbacks.{name}._target_=")
-        callbacks.append(build(one))
-    return sorted(callbacks, key=lambda callback: not isinstance(callback, PeriodicMeasure))
-
-
 def starting_point(
     run_dir: Path, config: DictConfig, images: str, total_steps: int
-) -> tuple[Path | None, int, dict[str, Any]]:
-    """The checkpoint to go on from, None for none, its step, and how it was computed: see LastCheckpoint.
+) -> tuple[Path | None, int, dict[str, Any] | None]:
+    """The checkpoint to go on from, None for none, its step, and how it was computed (choices.Machine).
 
     images: the key of those to train on.
     """
@@ -189,7 +174,7 @@ def starting_point(
 
     found = resume_point(run_dir, str(config.resume))
     if found is None:
-        return None, 0, {}
+        return None, 0, None
     check_fits(found, as_dict(config), images, total_steps)
     step = found.content["global_step"]
     log.info("Going on from %s, step %d.", found.path, step)

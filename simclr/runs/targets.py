@@ -1,4 +1,4 @@
-"""What a configuration's `_target_` takes: checked by name before it is called, for a line that names key and argument."""
+"""What a configuration's `_target_` takes, checked before it is called: one line names key and argument."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_arguments(config: Any, given: Collection[str] = ()) -> None:
 
 
 def logger_of(config: DictConfig, **own: Any) -> DictConfig | None:
-    """The `logger` of a run's configuration with what its class takes of the run's `own`; None where none was chosen."""
+    """The chosen logger, with those of the run's `own` arguments that its class takes; None where there is none."""
     logger = config.get("logger")
     if not isinstance(logger, DictConfig) or "_target_" not in logger:
         return None

@@ -30,15 +30,21 @@ def cpu_has_bf16_arithmetic() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def check_precision(requested: str) -> None:
+    """Raise InputError unless this is the name of a precision."""
+    if requested not in ("auto", *LIGHTNING_PRECISION):
+        raise InputError(f"precision={requested} is not known; choose auto, 16, bf16 or 32")
+
+
 def choose_precision(requested: str, accelerator: str, before: str | None = None) -> tuple[str, str | None]:
     """The precision to use ("16", "bf16" or "32"), and what is to be said of the choice, None where there is nothing.
 
-    requested: "auto", "16", "bf16" or "32". "auto" takes what is fastest: 16 on CUDA, bf16 on a CPU that has instructions
-    for it (AMX or AVX512-BF16), else 32. On a CPU "16" becomes what "auto" gives there: half-precision convolutions take
-    minutes each on a CPU. before: what a run that goes on began with on this accelerator, which "auto" keeps. Raises InputError for any other name.
+    requested: "auto", "16", "bf16" or "32". "auto" takes what is fastest: 16 on CUDA, bf16 on a CPU with instructions
+    for it (AMX or AVX512-BF16), else 32. On a CPU "16" becomes what "auto" gives there: half-precision convolutions
+    take minutes each on a CPU. before: what a run that goes on began with on this accelerator, which "auto" keeps.
+    Raises InputError for any other name.
     """
-    if requested not in ("auto", *LIGHTNING_PRECISION):
-        raise InputError(f"precision={requested} is not known; choose auto, 16, bf16 or 32")
+    check_precision(requested)
     best, why = _fastest(accelerator)
     if requested == "auto" and before is not None:
         return before, f"precision=auto stays {before}, as this run began." if before != best else None

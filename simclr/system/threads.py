@@ -18,9 +18,9 @@ import torch
 
 
 class Threads(NamedTuple):
-    """count: to compute with. notice: what is to be said of the choice, None where it is torch's own."""
+    """number: to compute with. notice: what is to be said of the choice, None where it is torch's own."""
 
-    count: int
+    number: int
     notice: str | None
 
 
@@ -42,7 +42,7 @@ class CoreMeter:
         self._restart()
 
     def others(self) -> float:
-        """Cores' worth of time that others took, on average; the next answer begins here. At least 0.1 s are measured."""
+        """How many others kept busy on average; the next answer begins here. At least 0.1 s are measured."""
         time.sleep(max(0.0, self.started_at + 0.1 - time.monotonic()))
         started_at, busy, own = self.started_at, self.busy, self.own
         self._restart()
@@ -84,9 +84,9 @@ def choose_threads(requested: int | str, before: int | None, others: float) -> T
     why = f"other programs keep {others:.1f} of {len(_cores())} cores busy" if others >= 0.5 else "no more are granted"
     return Threads(
         count,
-        f"threads=auto takes {_threads(count)} of {all_of_them}: {why}, and threads that share a core hold up all. This "
-        f"may cost {100 * (1 - count / all_of_them):.0f} % of the speed, also when the run goes on; threads="
-        f"{all_of_them} takes all.",
+        f"threads=auto takes {_threads(count)} of {all_of_them}: {why}, and threads that share a core hold up all. It "
+        f"may cost {100 * (1 - count / all_of_them):.0f} % of the speed, also when the run goes on; "
+        f"threads={all_of_them} takes all.",
     )
 
 

@@ -49,8 +49,9 @@ class BusyCores(Callback):
             self.disturbed = True
             before = "" if self.undisturbed is None else f", after {self.undisturbed:.0f}"
             log.warning(
-                "Other programs keep %.1f cores busy, and the %d threads of this run wait for each other: %.0f images/s%s. "
-                "Stop them, or stop this run and repeat its command with threads=%d (the numbers then differ by rounding).",
+                "Other programs keep %.1f cores busy, and the %d threads of this run wait for each other: "
+                "%.0f images/s%s. Stop them, or stop this run and repeat its command with threads=%d (its numbers will "
+                "then differ by rounding).",
                 others,
                 threads,
                 speed,

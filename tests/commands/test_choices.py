@@ -1,4 +1,4 @@
-"""Loggers, callbacks and their arguments as users choose them; Lightning's own callbacks are the judge of what is there."""
+"""Loggers, callbacks and their arguments as users choose them; Lightning's own callbacks tell what is there."""
 
 import csv
 import json
@@ -68,7 +68,8 @@ def test_without_callbacks_a_run_leaves_what_it_promises(tmp_path, with_curves, 
 
 def test_a_run_ends_early_by_a_measure_that_is_not_taken_in_every_epoch(tmp_path):
     """EarlyStopping is strict: it raises where the value is missing."""
-    stop = f"+callbacks.stop={{_target_: {LIGHTNING}.EarlyStopping, monitor: val/knn_top1, mode: max, min_delta: 1e3, patience: 3}}"
+    settings = "monitor: val/knn_top1, mode: max, min_delta: 1e3, patience: 3"
+    stop = f"+callbacks.stop={{_target_: {LIGHTNING}.EarlyStopping, {settings}}}"
     metrics = trained(tmp_path, stop, MEASURED, "epochs=50")
     # The value of the untrained encoder, which epoch 1 finds, is the best by min_delta; three epochs do not better it.
     assert metrics["epochs"] == 4

@@ -51,7 +51,7 @@ def test_real_programs_are_seen_and_this_one_is_none_of_them():
         own = (spent.user + spent.system - before.user - before.system) / wall
     assert others > 0.3 * count
     assert others + own < count + 0.2  # there is no more to be had; its own time is not counted as theirs
-    assert choose_threads("auto", None, count).count == 1
+    assert choose_threads("auto", None, count).number == 1
 
 
 def test_the_real_cores_are_the_systems():
@@ -76,7 +76,7 @@ def test_those_that_find_a_core_of_their_own():
 )
 def test_choice(requested, before, others, count, said):
     choice = choose_threads(requested, before, others)
-    assert choice.count == count
+    assert choice.number == count
     assert (choice.notice is None) == (said is None)
     if said is not None:
         assert re.search(said, choice.notice)
@@ -86,10 +86,10 @@ def test_what_the_environment_says_wins(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert choose_threads("auto", None, 8.0) == (4, None)
     assert "began on 2 threads and goes on on 4" in choose_threads("auto", 2, 8.0).notice
-    assert choose_threads(1, None, 8.0).count == 1
+    assert choose_threads(1, None, 8.0).number == 1
 
 
 def test_a_quota_of_a_control_group_counts(monkeypatch):
     monkeypatch.setattr(threads, "_quota", lambda: 1.5)
-    assert choose_threads("auto", None, 0.0).count == 2
+    assert choose_threads("auto", None, 0.0).number == 2
     assert "no more are granted" in choose_threads("auto", None, 0.0).notice
