@@ -122,7 +122,6 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         machine._asdict(),
     )
     logger = chosen_logger(config, run_dir, step)
-    busy = BusyCores(config.batch_size)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[machine.precision],
