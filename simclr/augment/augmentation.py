@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from simclr.augment.recipe import Recipe
@@ -38,9 +39,11 @@ def _listed(views: object) -> list[Mapping[str, Any]]:
 
 def _recipe(settings: Mapping[str, Any], view: str, own: Mapping[str, Any]) -> Recipe:
     """The recipe of one view, whose `own` settings come before those of all."""
-    unknown = own.keys() - settings.keys()
-    if unknown:
-        raise ValueError(f"{view}{min(unknown)} is not a key of a recipe; it has {', '.join(sorted(settings))}")
+    known = [field.name for field in fields(Recipe)]
+    for name, value in (*settings.items(), *own.items()):
+        if name not in known:
+            where = view if name in own else ""
+            raise ValueError(f"{where}{name}={value} is not usable: a recipe has {', '.join(known)}")
     try:
         return Recipe(**{**settings, **own})
     except ValueError as error:

@@ -21,14 +21,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simclr.commands import launch
+from simclr.commands.arguments import prepared
 from simclr.commands.hydra_help import help_in_strings
 from simclr.errors import InputError, InUse, Refused
 from simclr.runs import sweep
@@ -54,10 +53,17 @@ made: list[Path] = []  # folders that this process made to write into, each befo
 
 
 class WritableOutput(Callback):
-    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made; none is left empty."""
+    """Tells Hydra's users in one line where a run's directory, or a sweep's, cannot be made; none is left empty.
+
+    remedy: how another place is chosen.
+    """
+
+    def __init__(self, remedy: str = "output_root=FOLDER") -> None:
+        self.remedy = remedy
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        self._make(config, "run")
+        if config.hydra.run.dir != ".":  # where nothing is written
+            self._make(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._make(config, "sweep")
@@ -66,8 +72,7 @@ class WritableOutput(Callback):
         with suppress(OSError):  # as a rule it holds something
             Path(config.hydra.runtime.output_dir).rmdir()
 
-    @staticmethod
-    def _make(config: DictConfig, mode: str) -> None:
+    def _make(self, config: DictConfig, mode: str) -> None:
         HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later
         folder = config.hydra[mode].dir
         try:
@@ -77,7 +82,7 @@ class WritableOutput(Callback):
                 pass
         except OSError as error:
             print(
-                f"error: cannot write into {folder} ({error.strerror}); choose another place with output_root=FOLDER",
+                f"error: cannot write into {folder} ({error.strerror}); choose another place with {self.remedy}",
                 file=sys.stderr,
             )
             raise Refused(1) from None
@@ -139,6 +144,9 @@ def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
         or "can't allocate memory" in str(error)
     ):
         return f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); {needs_less_memory}"
+    # A callback of the user's own that cannot be where it is: Lightning's class, and EarlyStopping's RuntimeError.
+    if type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error):
+        return " ".join(str(error).split())
     if started_by_torchrun() and re.search("Connection (closed|reset) by peer|remote process exited", str(error)):
         return "another process has ended, and the connection to it is lost; its own error says why"
     return None
@@ -160,6 +168,11 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
     keep_freed_memory()
     prefer_own_configs()
     help_in_strings()
+    try:
+        sys.argv[1:] = prepared(sys.argv[1:], config_name)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise Refused(1) from None
     logging.raiseExceptions = False  # a log file on a full disk must not print a traceback for every line
     try:
         main()
@@ -185,12 +198,6 @@ def run_command(main: Callable[[], Any], config_name: str) -> None:
 def _hint(config_name: str, arguments: list[str]) -> str | None:
     """A sentence about the first override that names no key, or None. The group choices among them are respected."""
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./@]*=", argument)]
-    for override in overrides:
-        try:
-            OverridesParser.create().parse_override(override)
-        except HydraException:
-            key, _, value = override.partition("=")
-            return f"\nQuote what Hydra cannot read, inside the shell's own quotes: '{key}=\"{value}\"'"
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         groups = {path.parent.name for path in CONFIGS.glob("*/*.yaml")}

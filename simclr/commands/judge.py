@@ -22,6 +22,7 @@ from simclr.runs.checkpoint import PICTURES
 from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
+from simclr.runs.place import results_place
 from simclr.runs.results import provenance, write_json
 from simclr.system import distributed
 from simclr.system.precision import choose_accelerator
@@ -39,6 +40,7 @@ def judge(config: DictConfig) -> float | None:
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
     (path, checkpoint), run_dir = locate(config.run, config.ckpt)
+    place = results_place(run_dir, config.output)
     protocol: Protocol = build(config.protocol)
     if protocol.name == "transfer" and "data" not in config:
         raise InputError("protocol=transfer needs other images; choose them with data=")
@@ -59,7 +61,7 @@ def judge(config: DictConfig) -> float | None:
         train=train if config.limit_images is None else train.first_of_shuffle(config.limit_images),
         val=val,
         device=device,
-        cache=run_dir / "features",
+        cache=place / "features",
     )
     if protocol.reads_features:
         _ = subject.features  # every process has its share in it
@@ -89,20 +91,20 @@ def judge(config: DictConfig) -> float | None:
         **provenance(device),
     }
     name = result_name(protocol, config, path)
-    write_json(run_dir / f"{name}.json", result)
+    write_json(place / f"{name}.json", result)
     if trained:
-        show(run_dir, name, numbers, checkpoint["global_step"])
+        show(place, name, numbers, checkpoint["global_step"])
     return next(iter(numbers.values()))
 
 
-def show(run_dir: Path, name: str, numbers: dict[str, Any], step: int) -> None:
+def show(place: Path, name: str, numbers: dict[str, Any], step: int) -> None:
     """Show a result's numbers in TensorBoard, under name/key at `step`, in place of what it showed before.
 
     They have a folder of their own: readers that follow one file at a time would take a newer one beside the training's
     for its end, and never come back to it.
     """
-    before = evaluation_events(run_dir, name)
-    folder = run_dir / "evaluation"
+    before = evaluation_events(place, name)
+    folder = place / "evaluation"
     with sorted_last(folder), SummaryWriter(str(folder), filename_suffix=f".{name}") as events:
         for key, value in numbers.items():
             if is_finite(value):

@@ -15,9 +15,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from simclr.commands.arguments import for_hydra
 from simclr.errors import InputError, InUse, Refused
 from simclr.system.shell import started_by_torchrun
-from simclr.system.signals import Requeue, Stop
+from simclr.system.signals import INTERRUPTED, Requeue, Stop, to_others
 
 OURS = "launched-"  # how the name of a group of processes begins that `launch` has started
 IN_USE = 2  # the exit status of one of them that finds the run in use
@@ -123,21 +124,22 @@ def launch(module: str, run_dir: Path, processes: int, stop: Stop) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        # By default it takes SIGTERM and SIGHUP as well, even SIGHUP under nohup, and a second one ends its waiting.
-        signals_to_handle="SIGINT,SIGQUIT",
+        # By default it takes those that `stop` handles as well, even SIGHUP under nohup; a second one ends its waiting.
+        signals_to_handle="SIGQUIT",
     )
 
     def pass_on() -> None:
         assert stop.received is not None
-        raise SignalException("asked to stop", stop.received)  # the agent sends it to its processes and waits for them
+        # The agent sends it to its processes and waits for them.
+        raise SignalException("asked to stop", to_others(stop.received))
 
     stop.action = pass_on
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
+    handler = signal.getsignal(signal.SIGQUIT)
     logging.disable(logging.ERROR)  # the agent's own words: the processes have said what failed, or it is said below
     try:
         elastic_launch(config, sys.executable)("-m", module, *_same_job(run_dir))
     except SignalException as interruption:
-        if interruption.sigval == stop.received:
+        if stop.received is not None:
             raise Requeue(stop.exit_code) from None
         raise SystemExit(128 + interruption.sigval) from None
     except ChildFailedError as error:
@@ -150,13 +152,13 @@ def launch(module: str, run_dir: Path, processes: int, stop: Stop) -> None:
             ) from None
         if failure.exitcode == IN_USE:
             raise InUse(f"another process is training in {run_dir}; wait for it or stop it") from None
-        raise (Requeue if failure.exitcode == stop.exit_code else Refused)(failure.exitcode) from None
+        asked = failure.exitcode in (stop.requeue_exit_code, INTERRUPTED)
+        raise (Requeue if asked else Refused)(failure.exitcode) from None
     finally:
         logging.disable(logging.NOTSET)
         if stop.received is None:
             stop.action = stop.leave
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGQUIT, handler)
 
 
 def _same_job(run_dir: Path) -> list[str]:
@@ -169,5 +171,4 @@ def _same_job(run_dir: Path) -> list[str]:
             arguments += [flag, source.path]
     fixed = ("hydra.run.dir=", "hydra.sweep.", "hydra.mode=")
     arguments += [override for override in hydra.overrides.hydra if not override.startswith(fixed)]
-    quoted = str(run_dir).replace("'", "\\'")
-    return [*arguments, *hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir='{quoted}'"]
+    return [*arguments, *hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir={for_hydra(str(run_dir))}"]

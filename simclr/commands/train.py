@@ -7,6 +7,7 @@ import logging
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import compose
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, ListConfig
 
 from simclr.checks import MAX_SEED
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
+from simclr.commands.arguments import quoted
 from simclr.errors import InputError
 from simclr.runs import sweep
 from simclr.runs.compose import CONFIGS, build, check_number
@@ -37,8 +39,10 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     """
     # Imported here, not above: showing a configuration must not wait for torch.
     import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import ProgressBar
 
     from simclr.augment import batched
+    from simclr.commands.choices import chosen_callbacks, chosen_logger, chosen_machine
     from simclr.commands.launch import placement
     from simclr.data.checks import warn_of_doubts
     from simclr.models.backbone import compile_in_place
@@ -49,7 +53,9 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.runs.events import sorted_last
     from simclr.runs.results import write_json
     from simclr.system import distributed
-    from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
+    from simclr.system.precision import LIGHTNING_PRECISION, check_precision, choose_accelerator
+    from simclr.system.threads import CoreMeter, default_threads
+    from simclr.training.busy_cores import BusyCores
     from simclr.training.datamodule import PretrainingData
     from simclr.training.health import Health
     from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
@@ -60,6 +66,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.training.verdict import doubts
 
     quiet_libraries()
+    default_threads()  # before one is set, by this run or, in a sweep, by one before it
+    meter = CoreMeter()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     log.info("Run directory: %s", run_dir)
     finished = run_dir / "metrics.json"
@@ -70,9 +78,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
 
     processes = distributed.world_size()
     accelerator = choose_accelerator(config.trainer.accelerator)
-    precision, notice = choose_precision(str(config.precision), accelerator)
-    if notice is not None:
-        log.warning(notice)
+    check_precision(str(config.precision))
+    own = chosen_callbacks(config)  # what cannot be is refused before the images are read
     source, augmentation, method = assemble(config, trusted=True)
     data = PretrainingData(
         source,
@@ -104,23 +111,25 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
-    resume, step = distributed.from_first(
+    resume, step, before = distributed.from_first(
         starting_point(run_dir, config, data.pretrain.key, config.epochs * steps) if first else None
     )
+    machine = chosen_machine(config, accelerator, before, meter)
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    measure = RunMetrics(run_dir, precision, config.batch_size)
+    measure = RunMetrics(run_dir, machine.precision, config.batch_size)
     keep = LastCheckpoint(
         run_dir,
         config.checkpoint_minutes,
         config.keep_every_n_epochs,
         as_dict(config),
         stop,
+        machine._asdict(),
     )
-    logger = build(config.logger, save_dir=run_dir, purge_step=step)
+    logger = chosen_logger(config, run_dir, step)
     trainer: pl.Trainer = build(
         config.trainer,
-        precision=LIGHTNING_PRECISION[precision],
+        precision=LIGHTNING_PRECISION[machine.precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
         logger=logger,
         callbacks=[
@@ -129,9 +138,11 @@ def train(config: DictConfig, stop: Stop) -> float | None:
             measure,
             NotFinite(config.on_nan),
             Health(),
+            BusyCores(config.batch_size),
             keep,
-            *(build(one) for one in config.callbacks.values() if one is not None),
+            *own,
         ],
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in own),  # else Lightning adds its own
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
         default_root_dir=run_dir,
     )
@@ -139,8 +150,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
-        with sorted_last(Path(logger.log_dir)):
-            _ = logger.experiment  # opens its file
+        with sorted_last(run_dir):
+            _ = logger and logger.experiment  # opens its file
     try:
         trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except FloatingPointError as error:
@@ -148,6 +159,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if not first:
         return None
 
+    if trainer.current_epoch < config.epochs:
+        log.info("Ended after %d of %d epochs, as a callback asked to.", trainer.current_epoch, config.epochs)
     export_backbone(method.parts()["backbone"], run_dir / "backbone.safetensors")
     metrics = measure.summary(trainer)
     forget_judgements(run_dir)
@@ -155,24 +168,30 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     reasons = doubts(method, metrics, alarms(trainer))
     if reasons:
         log.warning("This run seems to have learned nothing: %s. Try a smaller optimizer.lr.", "; ".join(reasons))
+    judge_it = f"python linear_eval.py {quoted('run', str(run_dir))}"
     if data.val is None or data.val.labels is None:
-        log.info("Done. These images have no labels to judge it by: python linear_eval.py run=%s data=...", run_dir)
+        log.info("Done. These images have no labels to judge it by: %s data=...", judge_it)
     else:
-        log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
+        log.info("Done. Judge it with: %s", judge_it)
     return last_accuracy(run_dir)
 
 
-def starting_point(run_dir: Path, config: DictConfig, images: str, total_steps: int) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, None for none, and its step. images: the key of those to train on."""
+def starting_point(
+    run_dir: Path, config: DictConfig, images: str, total_steps: int
+) -> tuple[Path | None, int, dict[str, Any] | None]:
+    """The checkpoint to go on from, None for none, its step, and how it was computed (choices.Machine).
+
+    images: the key of those to train on.
+    """
     from simclr.runs.checkpoint import check_fits, resume_point
 
     found = resume_point(run_dir, str(config.resume))
     if found is None:
-        return None, 0
+        return None, 0, None
     check_fits(found, as_dict(config), images, total_steps)
     step = found.content["global_step"]
     log.info("Going on from %s, step %d.", found.path, step)
-    return found.path, step
+    return found.path, step, found.content.get("machine", {})
 
 
 def evaluate(run_dir: Path, protocols: list[str]) -> None:
@@ -215,6 +234,8 @@ def command(config: DictConfig) -> float | None:
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)
         check_number(config, "seed", 0, MAX_SEED)
+        if config.threads != "auto":
+            check_number(config, "threads", 1, 4096)
         check_number(config, "requeue_exit_code", 3, 255)  # 1 is an error's, 2 says that the run is in use
         check_number(config, "trainer.log_every_n_steps", 1)
         check_trainer_settings(as_dict(config.trainer), config.epochs)

@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Subject:
-    """The run that is drawn: its name, directory and last checkpoint, and the images.
+    """The run that is drawn: its name, the folder to write to, its last checkpoint, and the images.
 
     splits: all of them. bank: the training images that neighbours are looked for among. names: of the classes.
     """
 
     name: str
-    run_dir: Path
+    place: Path
     last: Loaded
     splits: Splits
     bank: ImageStore
@@ -60,7 +60,7 @@ class Subject:
         from simclr.evaluation.features import extract_with_cache
         from simclr.evaluation.protocol import check_features
 
-        features = extract_with_cache(encoder, store, self.device, self.run_dir / "features", title)
+        features = extract_with_cache(encoder, store, self.device, self.place / "features", title)
         check_features(features)
         return features
 
@@ -79,7 +79,7 @@ def visualize(config: DictConfig) -> None:
     check_installed("matplotlib", *(["openTSNE"] if "latent_space" in chosen else []))
     check_settings(config)
     subject = open_subject(config)
-    folder, written = subject.run_dir / "figures", 0
+    folder, written = subject.place / "figures", 0
     for name in dict.fromkeys(chosen):
         path = folder / f"{name}.png"
         written += drawers[name](subject, settings, path)
@@ -114,6 +114,7 @@ def open_subject(config: DictConfig) -> Subject:
     from simclr.data.checks import warn_of_doubts
     from simclr.figures.words import display_names
     from simclr.runs.assemble import locate, reassemble
+    from simclr.runs.place import results_place
     from simclr.system.precision import choose_accelerator
 
     last, run_dir = locate(config.run, config.ckpt)
@@ -124,9 +125,10 @@ def open_subject(config: DictConfig) -> Subject:
     if val is not None and val.classes != train.classes:
         raise InputError("training and validation images have other classes, so they cannot be compared; see data=")
     warn_of_doubts(bank, val)
-    names = display_names(train.classes, None if config.words is None else Path(str(config.words)))
+    names = display_names(train.classes, None if config.words is None else Path(str(config.words)).expanduser())
     name = run_dir.resolve().name
-    return Subject(name, run_dir, last, splits, bank, val, names, torch.device(choose_accelerator("auto")))
+    place = results_place(run_dir, config.output)
+    return Subject(name, place, last, splits, bank, val, names, torch.device(choose_accelerator("auto")))
 
 
 def top1(subject: Subject, bank: torch.Tensor, queries: torch.Tensor, settings: dict[str, Any]) -> float:

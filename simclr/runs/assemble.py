@@ -80,12 +80,12 @@ def locate(run: str | None, ckpt: str | None) -> tuple[Loaded, Path]:
     if (run is None) == (ckpt is None):
         raise InputError("give either run=RUN_DIR or ckpt=PATH")
     if run is not None:
-        run_dir = Path(str(run))  # a name of digits alone comes as a number
+        run_dir = Path(str(run)).expanduser()  # a name of digits alone comes as a number
         newest = newest_checkpoint(run_dir)
         if newest is None:
             raise InputError(f"there is no checkpoint {last_checkpoint(run_dir)}; give the directory of a run")
         return newest, run_dir
-    path = Path(str(ckpt))
+    path = Path(str(ckpt)).expanduser()
     return Loaded(path, load_checkpoint(path)), path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 

@@ -5,6 +5,7 @@ Composing a configuration must not import torch, so nothing here does at import 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from simclr.checks import is_whole
 from simclr.errors import InputError
 from simclr.runs.identity import digests, run_name
+from simclr.runs.targets import check_arguments
 
 _HERE = Path(__file__).resolve()
 # Beside the package in a checkout, within it where it has been installed.
@@ -48,6 +50,7 @@ OmegaConf.register_new_resolver("choice", _choice, replace=True)
 OmegaConf.register_new_resolver("config_hash", lambda *, _root_: next(digests(_root_)), replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
+OmegaConf.register_new_resolver("from_home", os.path.expanduser, replace=True)  # what a shell does with ~
 
 
 def compose_config(*overrides: str, command: str = "train") -> DictConfig:
@@ -76,6 +79,7 @@ def build(config: DictConfig, **arguments: Any) -> Any:
     missing = OmegaConf.missing_keys(config)
     if missing:
         raise InputError(f"{sorted(missing)[0]} has no default; give it a value")
+    check_arguments(config, arguments)
     with _naming_keys(config):
         return instantiate(config, _convert_="all", **arguments)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # What a run is called, where it lives, how it restarts and is judged: all the rest is what it *is*, and names its
 # directory.
-NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code", "evaluate"}
+NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code", "evaluate", "threads"}
 
 ANY = object()  # no value of the key changes what is computed, beyond rounding
 

@@ -31,7 +31,7 @@ from simclr.system.files import replacing
 from simclr.system.locks import Locked, locked
 from simclr.system.memory import keep_freed_memory
 from simclr.system.output import outlive_readers
-from simclr.system.signals import Requeue, ignore_stop_signals, stop_signals
+from simclr.system.signals import INTERRUPTED, Requeue, ignore_stop_signals, stop_signals, to_others
 
 SAVING_SECONDS = 300  # how long jobs may take to save themselves after a SIGTERM
 LOOK_AGAIN_SECONDS = 2  # how often to see whether a run that another process trains is free
@@ -154,6 +154,7 @@ class Sweep(Callback):
         keep_freed_memory()
         logging.raiseExceptions = False
         if self.home == (socket.gethostname(), os.getppid()):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: that process answers, and passes it on
             launchers.end_with_the_sweep()
         if "joblib" in config.hydra.launcher._target_:
             assert self.notes is not None
@@ -221,11 +222,11 @@ class Sweep(Callback):
         running = [job for job in running if job["pid"] != os.getpid()]
         for job in running:
             with suppress(ProcessLookupError):
-                os.kill(job["pid"], number)
+                os.kill(job["pid"], to_others(number))
         for job in running:
             with suppress(Locked, OSError), locked(Path(job["run_dir"]) / ".lock", SAVING_SECONDS):
                 pass
-        raise Requeue(requeue_exit_code)
+        raise Requeue(INTERRUPTED if number == signal.SIGINT else requeue_exit_code)
 
 
 _current: Sweep | None = None

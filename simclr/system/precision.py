@@ -30,23 +30,44 @@ def cpu_has_bf16_arithmetic() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def choose_precision(requested: str, accelerator: str) -> tuple[str, str | None]:
-    """The precision to use ("16", "bf16" or "32"), and a notice where it is not the one asked for, or not the fastest.
-
-    requested: "auto", "16", "bf16" or "32". "auto" is 16 on CUDA, bf16 on a CPU with bf16 matrix units, else 32.
-    On a CPU "16" becomes what "auto" gives there: half-precision convolutions take minutes each on a CPU.
-    Raises InputError for any other name.
-    """
+def check_precision(requested: str) -> None:
+    """Raise InputError unless this is the name of a precision."""
     if requested not in ("auto", *LIGHTNING_PRECISION):
         raise InputError(f"precision={requested} is not known; choose auto, 16, bf16 or 32")
-    best = "16" if accelerator == "cuda" else "32"
-    if accelerator == "cpu" and cpu_has_bf16_matrix_units():
-        best = "bf16"
+
+
+def choose_precision(requested: str, accelerator: str, before: str | None = None) -> tuple[str, str | None]:
+    """The precision to use ("16", "bf16" or "32"), and what is to be said of the choice, None where there is nothing.
+
+    requested: "auto", "16", "bf16" or "32". "auto" takes what is fastest: 16 on CUDA, bf16 on a CPU with instructions
+    for it (AMX or AVX512-BF16), else 32. On a CPU "16" becomes what "auto" gives there: half-precision convolutions
+    take minutes each on a CPU. before: what a run that goes on began with on this accelerator, which "auto" keeps.
+    Raises InputError for any other name.
+    """
+    check_precision(requested)
+    best, why = _fastest(accelerator)
+    if requested == "auto" and before is not None:
+        return before, f"precision=auto stays {before}, as this run began." if before != best else None
     if requested == "auto":
-        hint = None
-        if accelerator == "cpu" and best == "32" and cpu_has_bf16_arithmetic():
-            hint = "precision=auto is 32 on this CPU, which also computes in bf16: precision=bf16 would train faster."
-        return best, hint
+        return best, f"precision=auto is {best} here ({why})."
     if requested == "16" and accelerator == "cpu":
         return best, f"precision=16 needs a GPU; this run is on the CPU and uses precision={best} instead."
     return requested, None
+
+
+def earlier_choice(accelerator: str) -> str:
+    """What "auto" was in the versions whose checkpoints do not tell: they took bf16 on matrix units alone."""
+    if accelerator == "cpu":
+        return "bf16" if cpu_has_bf16_matrix_units() else "32"
+    return _fastest(accelerator)[0]
+
+
+def _fastest(accelerator: str) -> tuple[str, str]:
+    """The fastest precision on this accelerator, and why in a word."""
+    if accelerator == "cuda":
+        return "16", "GPU"
+    if accelerator == "cpu" and cpu_has_bf16_matrix_units():
+        return "bf16", "AMX"
+    if accelerator == "cpu" and cpu_has_bf16_arithmetic():
+        return "bf16", "AVX512-BF16"
+    return "32", "portable"

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
-# Ctrl-C is none of them: who presses it sits there, and can repeat the command.
-NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGINT")  # the last is Ctrl-C
+INTERRUPTED = (
+    128 + signal.SIGINT
+)  # the exit status that shells expect after Ctrl-C: whoever pressed it wants no requeue
 
 
 class Requeue(SystemExit):
@@ -34,9 +36,20 @@ def stop_signals() -> dict[signal.Signals, Any]:
 
 
 def ignore_stop_signals() -> None:
-    """For a process that is about to end in good order: a second signal must not end it in another way."""
+    """For a process that is about to end in good order: a second signal must not end it in another way.
+
+    But for a second Ctrl-C, which ends it at once.
+    """
     for number in stop_signals():
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
+
+
+def to_others(number: int) -> signal.Signals:
+    """What to send to other processes of one's own for a signal that has come to this one.
+
+    A terminal sends Ctrl-C to them as well, and two would end them unsaved.
+    """
+    return signal.SIGTERM if number == signal.SIGINT else signal.Signals(number)
 
 
 def _forget_closed_terminal() -> None:
@@ -52,18 +65,23 @@ def _forget_closed_terminal() -> None:
 class Stop:
     """The first signal that asks this process to stop, while one job runs; those that follow it change nothing.
 
-    exit_code: of the Requeue by which the job is left.
+    But for a second Ctrl-C, which ends the process at once, without saving.
+    requeue_exit_code: of the Requeue by which the job is left, INTERRUPTED after Ctrl-C.
     action: what the signal does, in the main thread; by default it leaves at once. Where it is replaced, somebody looks
     at `received` and leaves in time.
     Who handled the signal before this job, as submitit does to have its own jobs requeued, gets it when the job has
     been left.
     """
 
-    def __init__(self, exit_code: int) -> None:
-        self.exit_code = exit_code
+    def __init__(self, requeue_exit_code: int) -> None:
+        self.requeue_exit_code = requeue_exit_code
         self.received: signal.Signals | None = None
         self.action: Callable[[], Any] = self.leave
         self.before: dict[signal.Signals, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        return INTERRUPTED if self.received == signal.SIGINT else self.requeue_exit_code
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # only this one may say what a signal does
@@ -82,6 +100,8 @@ class Stop:
     def _receive(self, number: int, frame: object) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
+            if number == signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
             _forget_closed_terminal()
             self.action()
 
@@ -94,5 +114,6 @@ class Stop:
             return
         if self.action == self.leave:
             log.info("%s: stopped; the same command goes on (exit status %d).", self.received.name, self.exit_code)
-        if callable(self.before[self.received]):
+        # Python's own for Ctrl-C would raise a KeyboardInterrupt on top.
+        if callable(self.before[self.received]) and self.before[self.received] is not signal.default_int_handler:
             self.before[self.received](self.received, None)

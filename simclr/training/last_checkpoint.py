@@ -53,6 +53,7 @@ class LastCheckpoint(Checkpoint):
     """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where `stop` asks the run to go.
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
+    machine: how the run computes, stored in the file for it to go on alike: "accelerator", "precision", "threads".
     keep_every_n_epochs: how often to keep the weights of an epoch's end for good, in a file of their own; None: never.
     The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
     power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
@@ -66,6 +67,7 @@ class LastCheckpoint(Checkpoint):
         keep_every_n_epochs: int | None,
         config: dict[str, Any],
         stop: Stop,
+        machine: dict[str, Any] | None = None,
     ) -> None:
         if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
@@ -75,7 +77,7 @@ class LastCheckpoint(Checkpoint):
             )
         self.run_dir, self.keep_every_n_epochs = run_dir, keep_every_n_epochs
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
-        self.minutes, self.config, self.stop = minutes, config, stop
+        self.minutes, self.config, self.stop, self.machine = minutes, config, stop, machine or {}
         self.saved_at = time.monotonic()
         self.saved_step, self.saved_in = 0, self.path
         self.last_is_whole = False
@@ -110,10 +112,6 @@ class LastCheckpoint(Checkpoint):
                 WriteHere().save_checkpoint(content | self._origin(trainer), unfinished)
         self._save(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            log.info("Interrupted at step %d; the same command goes on from the last checkpoint.", trainer.global_step)
-
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -127,7 +125,7 @@ class LastCheckpoint(Checkpoint):
 
     def _origin(self, trainer: pl.Trainer) -> dict[str, Any]:
         data = cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
-        return {"config": self.config, PICTURES: data.pretrain.key}
+        return {"config": self.config, "machine": self.machine, PICTURES: data.pretrain.key}
 
     def _leave(self, trainer: pl.Trainer) -> None:
         log.info(

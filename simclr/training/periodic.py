@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
 from simclr.checks import is_whole
@@ -35,6 +36,8 @@ class PeriodicMeasure(Callback):
 
     def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
         values = self.measure(trainer, pl_module, epoch)
+        # For callbacks that monitor a value. It stays until the next is taken, which may be some epochs later.
+        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in values.items()})
         for logger in trainer.loggers:
             # Under the step just done, as the training scalars are: a resume drops what lies after its checkpoint.
             logger.log_metrics(values, step=max(trainer.global_step - 1, 0))

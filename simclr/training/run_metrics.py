@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
 from simclr.data.checks import in_both
@@ -35,16 +36,21 @@ class RunMetrics(Callback):
         self.run_dir, self.precision, self.batch_size = run_dir, precision, batch_size
         self.step_seconds: list[float] = []
         self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.last_values: dict[str, float] = {}  # of every tag, at the checkpoint that the run goes on from
+        self.ended = False  # a callback had asked for the end at that checkpoint
         self.earlier_seconds = 0.0  # wall time of the processes before this one, up to the checkpoint
         self.started_at = self.step_ended_at = time.perf_counter()
         self.skip = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.trainer = trainer
         self.started_at = time.perf_counter()
         self.skip = WARM_UP_STEPS
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step_ended_at = time.perf_counter()  # a run resumed in mid-epoch has no epoch start
+        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in self.last_values.items()})
+        trainer.should_stop = self.ended
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step_ended_at = time.perf_counter()
@@ -67,7 +73,8 @@ class RunMetrics(Callback):
         """The content of `metrics.json`: the last value of every TensorBoard tag, speed, cost and provenance."""
         for logger in trainer.loggers:
             logger.save()
-        scalars = last_scalars(self.run_dir)
+        curves = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        scalars = last_scalars(self.run_dir) if curves else _last_values(trainer)
         speed, how = self._speed()
         method = cast(Method, trainer.lightning_module)
         words = {f"train/{name}": scalar.words for name, scalar in method.scalars.items()}
@@ -108,6 +115,8 @@ class RunMetrics(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "last_values": _last_values(self.trainer),
+            "ended": self.trainer.should_stop,
             "step_seconds": self.step_seconds,
             "recent": list(self.recent),
             "wall_seconds": self._wall_seconds(),
@@ -117,6 +126,8 @@ class RunMetrics(Callback):
         self.step_seconds = state_dict["step_seconds"]
         self.recent.extend(state_dict.get("recent", []))  # earlier releases did not keep it
         self.earlier_seconds = state_dict["wall_seconds"]
+        self.last_values = state_dict.get("last_values", {})
+        self.ended = state_dict.get("ended", False)
 
 
 def _images(data: PretrainingData) -> dict[str, Any]:
@@ -125,6 +136,11 @@ def _images(data: PretrainingData) -> dict[str, Any]:
     if data.val is None:
         return trained_on
     return trained_on | {"val_images_key": data.val.key, "val_images_in_train": in_both(data.train, data.val)}
+
+
+def _last_values(trainer: pl.Trainer) -> dict[str, float]:
+    """The last value of every tag."""
+    return {tag: float(value) for tag, value in trainer.callback_metrics.items()}
 
 
 def _trainable(module: nn.Module) -> int:

@@ -15,10 +15,14 @@ INSTEAD = {
     "max_time": "use a signal, as `timeout 2h python train.py ...` sends: the run is saved, and its command goes on",
     "accumulate_grad_batches": "use batch_size= with method.micro_batch=",
     "precision": "use precision=",
-    "num_nodes": "start torchrun on every machine, with trainer=ddp",
+    "num_nodes": (
+        "start this on every machine: torchrun --nnodes=N --nproc-per-node=GPUS --rdzv-backend=c10d "
+        "--rdzv-endpoint=HOST:29500 train.py trainer=ddp"
+    ),
     "callbacks": "use +callbacks.NAME=",
     "logger": "use logger=",
     "default_root_dir": "use output_root=",
+    "enable_progress_bar": "use callbacks.progress=null or callbacks=none",
     **dict.fromkeys(
         ("plugins", "enable_checkpointing", "barebones"), "leave it out: the run takes care of that itself"
     ),

@@ -109,15 +109,22 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
     assert json.loads((run_dir / "metrics.json").read_text())["images_seen"] == 24 * 16
 
 
-@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGUSR1"])
-def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, name):
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        pytest.param("SIGTERM", 75, marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 75, marks=pytest.mark.slow),
+        ("SIGINT", 130),
+    ],
+)
+def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, name, status):
     """Checkpoints only at the ends of epochs and by the signal, in the middle of the second."""
     overrides = (*LONGER, "checkpoint_minutes=60")
     process = start(tmp_path, *overrides)
     wait_for_a_checkpoint(tmp_path, process, range(1))
-    os.kill(process.pid, signal.Signals[name])
+    os.killpg(process.pid, signal.Signals[name])  # a terminal's Ctrl-C, too, goes to the whole group
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, text
+    assert process.returncode == status, text
     stopped_at = int(re.search(rf"{name}: stopped at step (\d+)", text)[1])
     assert 12 <= stopped_at < 24
     assert "Traceback" not in text

@@ -123,22 +123,28 @@ def test_jobs_in_other_processes_outlive_the_reader_of_their_output_too(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be shared")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_jobs_at_once_share_the_cores_and_save_themselves_on_a_signal(tmp_path, name):
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_jobs_at_once_share_the_cores_and_save_themselves_on_a_signal(tmp_path, name, status):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     without = {key: value for key, value in environment().items() if not key.endswith("_NUM_THREADS")}
     overrides = ("-m", *TINY_RUN, "data.train_count=960", "hydra/launcher=joblib", "seed=1,2", "checkpoint_minutes=60")
     arguments = command("train.py", *overrides, "callbacks.online_knn=null", "epochs=3")
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=without, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, env=without, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 240
     while len(list(tmp_path.glob("multirun/grid/*/checkpoints/last.ckpt"))) < 2:  # both in their second epoch
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.Signals[name])
+    if name == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends Ctrl-C, to the jobs' processes as well
+    else:
+        process.send_signal(signal.Signals[name])
     text, _ = process.communicate(timeout=120)
-    assert process.returncode == 75
-    assert text.count(f"{name}: stopped at step") == 2
+    assert process.returncode == status
+    assert text.count(f"{'SIGTERM' if name == 'SIGINT' else name}: stopped at step") == 2
+    assert "2 cut off; repeat the command to go on" in text
     done = subprocess.run(arguments, cwd=tmp_path, env=without, capture_output=True, text=True, timeout=240)
     assert "2 runs: 0 had finished, 2 resumed, 0 trained, 0 failed\n" in done.stdout
     share = f"{max(1, len(os.sched_getaffinity(0)) // 2)} threads"

@@ -80,7 +80,14 @@ def test_a_sweep_of_runs_with_several_processes(run: Run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "how", ["SIGKILL to one of them", "SIGTERM to the command", "SIGUSR1 to the command", "SIGKILL to the command"]
+    "how",
+    [
+        "SIGKILL to one of them",
+        "SIGTERM to the command",
+        "SIGUSR1 to the command",
+        "SIGINT to the command",
+        "SIGKILL to the command",
+    ],
 )
 def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, run: Run, how):
     """Within seconds, with its reason; and then alone or together, since the batch is the same."""
@@ -107,8 +114,8 @@ def test_the_end_of_one_process_is_the_end_of_all_and_the_run_goes_on(tmp_path, 
     assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
     assert "Traceback" not in text
     if receiver == "the command":
-        assert process.returncode == (-signal.SIGKILL if name == "SIGKILL" else 75), text
-        assert f"{'SIGTERM' if name == 'SIGKILL' else name}: stopped at step" in text
+        assert process.returncode == {"SIGKILL": -signal.SIGKILL, "SIGINT": 130}.get(name, 75), text
+        assert f"{name if name == 'SIGUSR1' else 'SIGTERM'}: stopped at step" in text
     else:
         assert process.returncode == 1
         assert "process 1 of 2 was killed by SIGKILL" in text

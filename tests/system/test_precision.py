@@ -8,34 +8,33 @@ from simclr.system import precision
 
 
 @pytest.mark.parametrize(
-    ("asked", "accelerator", "matrix_units", "chosen"),
+    ("asked", "accelerator", "instructions", "chosen", "said"),
     [
-        ("auto", "cuda", False, "16"),
-        ("auto", "cpu", False, "32"),
-        ("auto", "cpu", True, "bf16"),
-        ("auto", "mps", False, "32"),
-        ("16", "cuda", False, "16"),
-        ("16", "cpu", False, "32"),
-        ("16", "cpu", True, "bf16"),
-        ("bf16", "cpu", False, "bf16"),
-        ("32", "cuda", False, "32"),
+        ("auto", "cuda", (), "16", "GPU"),
+        ("auto", "cpu", (), "32", "portable"),
+        ("auto", "cpu", ("amx_bf16",), "bf16", "AMX"),
+        ("auto", "cpu", ("avx512_bf16",), "bf16", "AVX512-BF16"),
+        ("auto", "cpu", ("amx_bf16", "avx512_bf16"), "bf16", "AMX"),
+        ("auto", "mps", ("avx512_bf16",), "32", "portable"),
+        ("16", "cuda", (), "16", None),
+        ("16", "cpu", (), "32", "precision=16 needs a GPU"),
+        ("16", "cpu", ("avx512_bf16",), "bf16", "precision=16 needs a GPU"),
+        ("bf16", "cpu", (), "bf16", None),
+        ("32", "cpu", ("amx_bf16",), "32", None),
     ],
 )
-def test_choice(monkeypatch, asked, accelerator, matrix_units, chosen):
-    monkeypatch.setattr(precision, "cpu_has_bf16_matrix_units", lambda: matrix_units)
-    monkeypatch.setattr(precision, "cpu_has_bf16_arithmetic", lambda: matrix_units)
+def test_choice(monkeypatch, asked, accelerator, instructions, chosen, said):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
     choice, notice = precision.choose_precision(asked, accelerator)
     assert choice == chosen
-    assert (notice is not None) == (asked not in ("auto", chosen))
+    assert notice is None if said is None else said in notice
 
 
-def test_a_cpu_with_bf16_arithmetic_but_no_matrix_units_is_told_of_the_faster_choice(monkeypatch):
-    monkeypatch.setattr(precision, "cpu_has_bf16_matrix_units", lambda: False)
-    monkeypatch.setattr(precision, "cpu_has_bf16_arithmetic", lambda: True)
-    choice, notice = precision.choose_precision("auto", "cpu")
-    assert choice == "32"
-    assert "precision=bf16" in notice
-    assert precision.choose_precision("32", "cpu") == ("32", None)
+@pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx512_bf16"), reason="a CPU without bf16 instructions")
+def test_torchs_name_of_the_instruction_set_is_the_systems():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        assert "avx512_bf16" in file.read()
+    assert precision.choose_precision("auto", "cpu")[0] == "bf16"
 
 
 def test_unknown_names_are_refused():

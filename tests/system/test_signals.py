@@ -46,6 +46,32 @@ def test_a_second_one_does_not_disturb_what_the_first_has_begun(number):
     assert stop.received is number
 
 
+def test_ctrl_c_leaves_with_the_status_that_shells_expect():
+    """It wants no requeue; Python's own handler is back afterwards, and is not called on top."""
+    with pytest.raises(Requeue) as left, Stop(75) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert left.value.code == 130
+    assert stop.received is signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once():
+    code = (
+        "import os, signal, time\n"
+        "from simclr.system.signals import Stop\n"
+        "with Stop(75) as stop:\n"
+        "    stop.action = lambda: print('first', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('goes on', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('too late', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT
+    assert (done.stdout, done.stderr) == ("first\ngoes on\n", "")
+
+
 def test_one_that_was_to_be_ignored_stays_so():
     """As nohup does with SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

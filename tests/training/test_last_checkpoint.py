@@ -159,12 +159,15 @@ class Ask(Callback):
         self.send()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGINT]
+)
 def test_a_signal_that_asks_to_stop_loses_nothing(tmp_path, number, caplog):
     whole = fit(tmp_path / "whole", 60)
+    again = signal.SIGHUP if number == signal.SIGINT else number  # a second Ctrl-C ends the process at once
     with caplog.at_level(logging.INFO), pytest.raises(Requeue) as left, Stop(85) as stop:
-        fit(tmp_path / "stopped", 60, Ask(number, number, signal.SIGTERM), stop=stop)
-    assert left.value.code == 85
+        fit(tmp_path / "stopped", 60, Ask(number, again, signal.SIGTERM), stop=stop)
+    assert left.value.code == (130 if number == signal.SIGINT else 85)
     assert f"{number.name}: stopped at step 6; " in caplog.text
     last = last_checkpoint(tmp_path / "stopped")
     assert load_checkpoint(last)["global_step"] == 6
