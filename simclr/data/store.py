@@ -129,6 +129,14 @@ def check_size(size: int) -> None:
         raise InputError(f"data.size={size} is not usable: it is a whole number from {MIN_SIZE} to {MAX_SIZE} (pixels)")
 
 
+def store_folder(source: Path, size: int, parent: Path | None = None) -> Path:
+    """Where the store of a source is kept: beside it, or in `parent`, where sources of one name do not share it."""
+    name = source.name.removesuffix(".zip")
+    if parent is None:
+        return source.parent / f"{name}.store-{size}"
+    return parent / f"{name}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}.store-{size}"
+
+
 def open_store(
     archive: Archive, size: int, plan: Callable[[], Plan], kind: str, parent: Path | None = None, bits: int = BITS
 ) -> Splits:
@@ -145,7 +153,7 @@ def open_store(
     or a disk that is too small.
     """
     path = archive.path
-    folder = (parent or path.parent) / f"{path.name.removesuffix('.zip')}.store-{size}"
+    folder = store_folder(path, size, parent)
     kind = kind if bits == BITS else f"{kind} of {bits} bits"
     fingerprint = f"format {FORMAT}, {kind}, {size} px, {archive.fingerprint()}"
     images = _read(folder, fingerprint, size)

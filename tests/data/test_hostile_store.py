@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simclr.data.files.archive import FolderArchive
-from simclr.data.store import Plan, Split, Splits, open_store
+from simclr.data.store import Plan, Split, Splits, open_store, store_folder
 from simclr.errors import InputError
 from tests.conftest import image_bytes, write_folder
 
@@ -177,9 +177,10 @@ def test_places_that_cannot_be_written(tmp_path):
     places = {name: tmp_path / name for name in ("lock", "building", "link")}
     for place in places.values():
         place.mkdir()
-    (places["lock"] / "source.store-16.lock").mkdir()
-    (places["building"] / "source.store-16.building").write_text("in the way")
-    (places["link"] / "source.store-16").symlink_to("nowhere")
+    name = store_folder(archive.path, 16, tmp_path).name
+    (places["lock"] / f"{name}.lock").mkdir()
+    (places["building"] / f"{name}.building").write_text("in the way")
+    (places["link"] / name).symlink_to("nowhere")
     for place in (Path("/proc/nothing"), *places.values()):
         with pytest.raises(InputError, match=r"cannot write the image store .*data\.store=FOLDER"):
             build(archive, place)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from simclr.data.files.archive import FolderArchive
-from simclr.data.store import ImageStore, Plan, Split, Splits, open_store
+from simclr.data.store import ImageStore, Plan, Split, Splits, open_store, store_folder
 from simclr.errors import InputError
 from tests.conftest import environment, image_bytes
 
@@ -170,12 +171,25 @@ def test_the_shuffle_behind_limit_images_is_fixed_and_nested(tmp_path):
 
 def test_what_lies_in_the_way_is_not_deleted(tmp_path):
     archive = make_images(tmp_path / "source", 1)
-    thesis = tmp_path / "elsewhere" / "source.store-16" / "thesis.txt"
+    thesis = store_folder(archive.path, 16, tmp_path / "elsewhere") / "thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")
     with pytest.raises(InputError, match="in the way of the image store"):
         open_store(archive, 16, lambda: plan_of(archive), "test", parent=tmp_path / "elsewhere")
     assert thesis.read_text() == "years of work"
+
+
+def test_two_sources_of_one_name_keep_their_stores_in_one_folder(tmp_path):
+    parent, stores = tmp_path / "stores", []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        archive = make_images(tmp_path / place / "source", 2 if place == "a" else 3)
+        stores.append(open_store(archive, 16, partial(plan_of, archive), "test", parent=parent).train)
+    assert [len(store) for store in stores] == [2, 3]
+    written = {path: path.stat().st_mtime_ns for path in parent.rglob("*.npy")}
+    archive = FolderArchive(tmp_path / "a" / "source", {".png"})
+    assert open_store(archive, 16, partial(plan_of, archive), "test", parent=parent).train.key == stores[0].key
+    assert {path: path.stat().st_mtime_ns for path in parent.rglob("*.npy")} == written
 
 
 def test_the_key_tells_contents_and_nothing_else(tmp_path):
