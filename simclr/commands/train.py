@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose
@@ -19,10 +21,14 @@ from simclr.errors import InputError
 from simclr.runs import sweep
 from simclr.runs.compose import CONFIGS, build, check_number
 from simclr.runs.directory import claimed
-from simclr.runs.identity import as_dict
+from simclr.runs.identity import as_dict, with_absolute_paths
+from simclr.runs.naming import shorter_run
 from simclr.system.shell import settle, started_by_torchrun
 from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
+
+if TYPE_CHECKING:
+    from simclr.runs.images import Images
 
 LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
 
@@ -43,12 +49,14 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.data.checks import warn_of_doubts
     from simclr.models.backbone import compile_in_place
     from simclr.models.batch_norm import synchronise_batch_norm
-    from simclr.runs.checkpoint import export_backbone
-    from simclr.runs.directory import clear, forget_judgements
+    from simclr.runs.checkpoint import HISTORY, export_backbone
+    from simclr.runs.directory import clear, forget_judgements, keep_config
     from simclr.runs.events import sorted_last
+    from simclr.runs.images import Images, check_finished, remember_images
     from simclr.runs.results import write_json
     from simclr.system import distributed
     from simclr.system.precision import LIGHTNING_PRECISION, choose_accelerator, choose_precision
+    from simclr.training.asked_for import AskedFor
     from simclr.training.datamodule import TwoViews
     from simclr.training.health import Health
     from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
@@ -60,6 +68,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     log.info("Run directory: %s", run_dir)
     finished = run_dir / "metrics.json"
     if distributed.from_first(config.resume == "auto" and finished.exists()):
+        if distributed.rank() == 0:
+            check_finished(run_dir, as_dict(config))
         log.info("This run has finished already; resume=never trains it anew.")
         sweep.found_finished.add(str(run_dir))
         return last_accuracy(run_dir)
@@ -99,8 +109,9 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
-    resume, step = distributed.from_first(
-        starting_point(run_dir, config, data.train.key, config.epochs * steps) if first else None
+    images = Images.of(data.train, data.val)
+    resume, step, history = distributed.from_first(
+        starting_point(run_dir, config, images, config.epochs * steps) if first else None
     )
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
@@ -111,6 +122,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         config.keep_every_n_epochs,
         as_dict(config),
         stop,
+        history,
     )
     logger = build(config.logger, save_dir=run_dir, purge_step=step)
     trainer: pl.Trainer = build(
@@ -124,6 +136,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
             measure,
             Health(),
             keep,
+            AskedFor(),
             *(build(one) for one in config.callbacks.values() if one is not None),
         ],
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),
@@ -133,6 +146,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
+        remember_images(run_dir, images)
+        keep_config(run_dir, config)
         with sorted_last(Path(logger.log_dir)):
             _ = logger.experiment  # opens its file
     try:
@@ -143,24 +158,41 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         return None
 
     export_backbone(method.backbone, run_dir / "backbone.safetensors")
-    metrics = measure.summary(trainer)
+    metrics = measure.summary(trainer) | ({HISTORY: history} if history else {})
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
     log.info("Done. Judge it with: python linear_eval.py run=%s", run_dir)
     return last_accuracy(run_dir)
 
 
-def starting_point(run_dir: Path, config: DictConfig, images: str, total_steps: int) -> tuple[Path | None, int]:
-    """The checkpoint to go on from, None for none, and its step. images: the key of those to train on."""
-    from simclr.runs.checkpoint import check_fits, resume_point
+def starting_point(
+    run_dir: Path, config: DictConfig, images: Images, total_steps: int
+) -> tuple[Path | None, int, list[dict[str, Any]]]:
+    """The checkpoint to go on from, None for none, its step, and the run's history with this one in it.
 
+    images: those that are there to train on.
+    """
+    from simclr.runs.checkpoint import HISTORY, check_fits, last_checkpoint, resume_point
+    from simclr.runs.images import check_same_images
+
+    if config.resume != "never":
+        check_same_images(run_dir, images, config.data.get("root"))
     found = resume_point(run_dir, str(config.resume))
     if found is None:
-        return None, 0
-    check_fits(found, as_dict(config), images, total_steps)
-    step = found.content["global_step"]
+        shorter = shorter_run(run_dir, as_dict(config)) if config.resume == "auto" else None
+        if shorter is not None:
+            arguments = shlex.join([*HydraConfig.get().overrides.task, f"resume={shorter}"])
+            log.info("A run that differs in epochs alone has finished. To go on from it: python train.py %s", arguments)
+        return None, 0, []
+    changed = check_fits(found, as_dict(config), images.train, total_steps)
+    step, history = found.content["global_step"], found.content.get(HISTORY, [])
     log.info("Going on from %s, step %d.", found.path, step)
-    return found.path, step
+    for key, (then, now) in changed.items():
+        log.info("From here on %s=%s, where it was %s.", key, now, then)
+    if changed or found.path.resolve().parent != last_checkpoint(run_dir).resolve().parent:
+        told = {key: list(values) for key, values in changed.items()}
+        history = [*history, {"checkpoint": str(found.path.resolve()), "step": step, "changed": told}]
+    return found.path, step, history
 
 
 def evaluate(run_dir: Path, protocols: list[str]) -> None:
@@ -207,6 +239,7 @@ def command(config: DictConfig) -> float | None:
         check_number(config, "trainer.log_every_n_steps", 1)
         check_trainer_settings(as_dict(config.trainer), config.epochs)
         check_protocols(config.evaluate)
+        with_absolute_paths(config)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
         run_dir = Path(HydraConfig.get().runtime.output_dir)

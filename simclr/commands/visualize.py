@@ -115,11 +115,12 @@ def open_subject(config: DictConfig) -> Subject:
 
     from simclr.data.checks import warn_of_doubts
     from simclr.figures.words import display_names
-    from simclr.runs.rebuild import locate, stored
+    from simclr.runs.checkpoint import locate
+    from simclr.runs.images import open_images
     from simclr.system.precision import choose_accelerator
 
-    last, run_dir = locate(config.run, config.ckpt)
-    train, val = build(config.data if "data" in config else stored(last.content, "data")).load()
+    last, run_dir, _ = locate(config.run, config.ckpt)
+    (train, val), *_ = open_images(config, last.content, last.path)
     bank = train if config.limit_images is None else train.first_of_shuffle(config.limit_images)
     if val is not None and val.classes != train.classes:
         raise InputError("training and validation images have other classes, so they cannot be compared; see data=")

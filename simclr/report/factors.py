@@ -12,16 +12,9 @@ from typing import Any
 import yaml
 
 from simclr.errors import InputError
-from simclr.report.runs import Run, flat
+from simclr.report.runs import Run
+from simclr.runs.identity import RUNS, flat, kind
 
-# What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
-# learns; the seed is the replicate. A key stands for all below it. Which images lie at data.root is a factor: see
-# `_images`. Callbacks that are not ours may change what is learned.
-NO_FACTOR = (
-    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
-    *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
-    *("checkpoint_minutes", "keep_every_n_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
-)
 ABSENT = "(none)"
 
 Cell = tuple[str, ...]
@@ -136,7 +129,7 @@ def find_design(runs: Sequence[Run], configs: Path, references: Mapping[str, str
 
 
 def _varying_settings(runs: Sequence[Run]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs for key in run.settings if not _is_below(key, NO_FACTOR))
+    keys = dict.fromkeys(key for run in runs for key in run.settings if kind(key) != RUNS and key != "seed")
     several_seeds = len({run.seed for run in runs}) > 1
     return [
         key
@@ -144,10 +137,6 @@ def _varying_settings(runs: Sequence[Run]) -> list[str]:
         if len({_shown(run.settings, key) for run in runs}) > 1
         and not (several_seeds and all(run.settings.get(key) == run.seed for run in runs))
     ]
-
-
-def _is_below(key: str, parents: Sequence[str]) -> bool:
-    return any(f"{key}.".startswith(f"{parent}.") for parent in parents)
 
 
 def _images(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -177,7 +166,7 @@ def _images(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _view(run: Run) -> list[str]:
     """The settings that decide, beside where they lie, which images a run sees and in which size."""
-    keys = [key for key in run.settings if key.startswith("data.") and key not in NO_FACTOR]
+    keys = [key for key in run.settings if key.startswith("data.") and kind(key) != RUNS]
     return [f"{key}={_shown(run.settings, key)}" for key in (*keys, "limit_images")]
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from simclr.errors import InputError
-from simclr.runs.identity import with_later_keys
+from simclr.runs.identity import flat, upgraded
+from simclr.runs.questions import incomparable
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Run:
     seed: int
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluations: dict[str, Mapping[str, Any]]
 
     def number(self, file: str, key: str) -> float | None:
         """A finite number of one file ("metrics" or an evaluation's name); None where there is none."""
@@ -38,11 +39,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs below a folder. unfinished: the names of those without `metrics.json`."""
+    """The runs below a folder. unfinished: the names of those without `metrics.json`.
+
+    left_out: results that do not compare with those of the other runs, and why.
+    """
 
     folder: Path
     runs: list[Run] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def finite(value: Any) -> float | None:
@@ -69,10 +74,9 @@ def read_sweep(folder: Path) -> Sweep:
             finished[run_dir] = name, _read_config(config)
         else:
             sweep.unfinished.append(name)
-    # A run of an earlier version does not differ from the others in keys that it did not know.
-    latest = max((settings for _, settings in finished.values()), key=lambda settings: len(flat(settings)), default={})
     for run_dir, (name, settings) in finished.items():
-        sweep.runs.append(_read_run(run_dir, name, flat(with_later_keys(settings, latest))))
+        sweep.runs.append(_read_run(run_dir, name, flat(upgraded(settings))))
+    sweep.left_out.extend(_leave_out(sweep.runs))
     if not sweep.runs:
         found = "no run"
         if sweep.unfinished:
@@ -82,12 +86,23 @@ def read_sweep(folder: Path) -> Sweep:
     return sweep
 
 
+def _leave_out(runs: list[Run]) -> list[str]:
+    """Take results that do not compare with those of the other runs out of `runs`; returns which, and why."""
+    said = []
+    for file in sorted({file for run in runs for file in run.evaluations}):
+        results = {run.name: run.evaluations[file] for run in runs if file in run.evaluations}
+        for name, why in incomparable(results, {run.name: run.metrics for run in runs}).items():
+            del next(run for run in runs if run.name == name).evaluations[file]
+            said.append(f"{name}/{file}.json ({why})")
+    return said
+
+
 def _read_run(run_dir: Path, name: str, settings: dict[str, Any]) -> Run:
     seed = settings.get("seed")
     if not isinstance(seed, int):
         raise InputError(f"{run_dir / 'config.yaml'} has no whole number as seed; restore it, or move the run away")
     files = sorted(run_dir.glob("*_eval*.json"))
-    evaluations = {file.stem: read_json(file) for file in files}
+    evaluations: dict[str, Mapping[str, Any]] = {file.stem: read_json(file) for file in files}
     return Run(name, run_dir, seed, settings, read_json(run_dir / "metrics.json"), evaluations)
 
 
@@ -111,17 +126,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object; {remedy}")
     return content
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping under dotted keys, in their order; lists stay values."""
-    result: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
 
 
 def _one_line(error: Exception) -> str:

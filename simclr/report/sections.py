@@ -62,6 +62,8 @@ def _summary(study: Study) -> list[str]:
         facts = ["There is one finished run."]
     if study.unfinished:
         facts.append(f"Left out, not finished: {listed([literal(name) for name in study.unfinished])}.")
+    if study.left_out:
+        facts.append(f"Left out, not comparable: {listed([literal(result) for result in study.left_out])}.")
     if study.repeated:
         facts.append(f"Left out, a cell and seed met before: {listed([literal(name) for name in study.repeated])}.")
     if design.derived:

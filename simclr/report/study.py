@@ -56,6 +56,7 @@ class Study:
     folder: Path
     runs: list[Run]
     unfinished: list[str]
+    left_out: list[str]
     repeated: list[str]
     design: Design
     outcomes: list[Outcome]
@@ -115,6 +116,7 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
         folder=folder,
         runs=runs,
         unfinished=sweep.unfinished,
+        left_out=sweep.left_out,
         repeated=repeated,
         design=design,
         outcomes=primary + secondary,

@@ -5,7 +5,6 @@ A checkpoint may come from anywhere, so what it names is built only where it is 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +14,7 @@ from torch import nn
 
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
-from simclr.runs.checkpoint import Loaded, last_checkpoint, load_checkpoint, newest_checkpoint, weights_of
+from simclr.runs.checkpoint import weights_of
 from simclr.runs.compose import build
 
 # The parts of a configuration that can be rebuilt, and the room that each of them lives in.
@@ -25,23 +24,6 @@ ROOMS = {
     "data": "simclr.data.",
     "head": "simclr.models.",
 }
-
-
-def locate(run: str | None, ckpt: str | None) -> tuple[Loaded, Path]:
-    """The checkpoint to judge and the directory that the results go to.
-
-    Raises InputError unless one of the two is given, and where it has no checkpoint that can be read.
-    """
-    if (run is None) == (ckpt is None):
-        raise InputError("give either run=RUN_DIR or ckpt=PATH")
-    if run is not None:
-        run_dir = Path(str(run))  # a name of digits alone comes as a number
-        newest = newest_checkpoint(run_dir)
-        if newest is None:
-            raise InputError(f"there is no checkpoint {last_checkpoint(run_dir)}; give the directory of a run")
-        return newest, run_dir
-    path = Path(str(ckpt))
-    return Loaded(path, load_checkpoint(path)), path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def rebuild_encoder(checkpoint: dict[str, Any], trained: bool) -> Encoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from simclr.checks import is_finite, is_whole
 from simclr.errors import InputError
-from simclr.runs.checkpoint import PICTURES, epoch_weights, last_checkpoint, previous_checkpoint
+from simclr.runs.checkpoint import (
+    HISTORY,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    epoch_weights,
+    last_checkpoint,
+    previous_checkpoint,
+)
 from simclr.system import distributed
 from simclr.system.files import replacing, to_disk
 from simclr.system.signals import Stop
@@ -53,6 +61,7 @@ class LastCheckpoint(Checkpoint):
     """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where `stop` asks the run to go.
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
+    history: the checkpoints of other runs, or of other settings, that the run has gone on from; stored as well.
     keep_every_n_epochs: how often to keep the weights of an epoch's end for good, in a file of their own; None: never.
     The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
     power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
@@ -66,6 +75,7 @@ class LastCheckpoint(Checkpoint):
         keep_every_n_epochs: int | None,
         config: dict[str, Any],
         stop: Stop,
+        history: Sequence[dict[str, Any]] = (),
     ) -> None:
         if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
@@ -75,7 +85,7 @@ class LastCheckpoint(Checkpoint):
             )
         self.run_dir, self.keep_every_n_epochs = run_dir, keep_every_n_epochs
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
-        self.minutes, self.config, self.stop = minutes, config, stop
+        self.minutes, self.config, self.stop, self.history = minutes, config, stop, list(history)
         self.saved_at = time.monotonic()
         self.saved_step, self.saved_in = 0, self.path
         self.last_is_whole = False
@@ -127,7 +137,8 @@ class LastCheckpoint(Checkpoint):
 
     def _origin(self, trainer: pl.Trainer) -> dict[str, Any]:
         data = cast(TwoViews, trainer.datamodule)  # type: ignore[attr-defined]
-        return {"config": self.config, PICTURES: data.train.key}
+        val = None if data.val is None else data.val.key
+        return {"config": self.config, TRAIN_IMAGES: data.train.key, VAL_IMAGES: val, HISTORY: self.history}
 
     def _leave(self, trainer: pl.Trainer) -> None:
         log.info(
