@@ -82,7 +82,7 @@ def test_experiments_train_a_step(experiment, tmp_path):
 def test_the_study_is_the_recipe_with_the_studys_schedule():
     study, default = composed("experiment=study"), composed()
     for key in default:
-        if key not in ("scheduler", "hydra"):
+        if key not in ("scheduler", "hydra", "name"):
             assert study[key] == default[key]
     assert study.scheduler.half_period_epochs == 390
 
@@ -120,13 +120,23 @@ def test_a_run_directory_belongs_to_one_configuration():
         "optimizer.lr=1e-3",
         "head=baseline",
         "augmentation.hue=0.1",
-        "data.root=elsewhere",
     )
     names = {Path(run_dir(override)).name for override in (*changed, "seed=0")}
     assert len(names) == len(changed) + 1
     assert Path(run_dir("output_root=/elsewhere")).parts[1] == "elsewhere"
     assert Path(run_dir("name=mine")).name.startswith("mine-")
     assert Path(run_dir("name=mine", "seed=1")) != Path(run_dir("name=mine"))
+
+
+def test_a_name_has_a_word_for_each_choice_that_is_not_the_usual_one():
+    def name(*overrides: str) -> str:
+        return composed(*overrides).name
+
+    assert name() == name("epochs=3", "optimizer.lr=1e-3", "data=tiny_imagenet") == "simclr-modified-slim-seed0"
+    assert name("data=shapes") == name("experiment=quickstart") == "simclr-modified-slim-shapes-seed0"
+    assert name("backbone.stem=small", "seed=2") == "simclr-modified-slim-small_stem-seed2"
+    assert name("data=image_folder", "scheduler=study") == "simclr-modified-slim-image_folder-study-seed0"
+    assert Path(composed("data=shapes", sweep=True).hydra.sweep.subdir).name.startswith("simclr-modified-slim-shapes-")
 
 
 def test_a_sweep_has_a_root_and_a_folder_of_its_own():
@@ -155,9 +165,9 @@ def test_a_mistyped_override_says_what_is_allowed(run: Run, override, said):
 
 
 def test_a_key_of_a_group_that_is_not_chosen_says_so(run: Run):
-    done = run("linear_eval.py", "run=x", "data.root=y", check=False)
+    done = run("linear_eval.py", "run=x", "data.size=32", check=False)
     assert done.returncode == 1
-    assert "Choose data first, as in data=..." in done.stderr
+    assert "size is not a key of data. Allowed: root, store." in done.stderr
 
 
 @pytest.mark.parametrize("script", ["train.py", "linear_eval.py"])

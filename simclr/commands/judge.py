@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from simclr.checks import is_finite
 from simclr.commands.app import quiet_libraries
 from simclr.data.checks import in_both, leak_words, warn_of_doubts
-from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol, Subject
-from simclr.runs.assemble import locate, reassemble
-from simclr.runs.checkpoint import PICTURES
+from simclr.runs.assemble import reassemble
+from simclr.runs.checkpoint import locate, of_a_run
 from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
+from simclr.runs.images import open_images
 from simclr.runs.place import results_place
+from simclr.runs.questions import result_name
 from simclr.runs.results import provenance, write_json
 from simclr.system import distributed
 from simclr.system.precision import choose_accelerator
@@ -39,25 +39,22 @@ def judge(config: DictConfig) -> float | None:
         raise InputError("there is no protocol; choose one with protocol=")
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
-    (path, checkpoint), run_dir = locate(config.run, config.ckpt)
+    (path, checkpoint), run_dir, judged = locate(config.run, config.ckpt)
     place = results_place(run_dir, config.output)
     protocol: Protocol = build(config.protocol)
-    if protocol.name == "transfer" and "data" not in config:
+    if protocol.name == "transfer" and "_target_" not in config.data:
         raise InputError("protocol=transfer needs other images; choose them with data=")
     device, trained = torch.device(choose_accelerator("auto")), not config.untrained
-    source, _, method = reassemble(checkpoint, trained=trained)
-    _, train, val = (build(config.data) if "data" in config else source).load()
+    wanted = ["backbone", "head"] if config.layer == "head" else ["backbone"]
+    parts = reassemble(checkpoint, trained=wanted if trained else []).method.parts()
+    (_, train, val), data, own = open_images(config, checkpoint, path)
     protocol.check(train, val)
     assert val is not None, "Protocol.check"
     leaked = in_both(train, val)
     warn_of_doubts(train, val)
-    if "data" not in config and _are_others(train, checkpoint):
-        log.warning(
-            "The training images have changed since this run: it may have been trained on some that now are held out."
-        )
     subject = Subject(
-        encoder=method.parts()["backbone"].to(device),
-        head=method.parts()["head"].to(device) if config.layer == "head" else None,
+        encoder=parts["backbone"].to(device),
+        head=parts["head"].to(device) if config.layer == "head" else None,
         train=train if config.limit_images is None else train.first_of_shuffle(config.limit_images),
         val=val,
         device=device,
@@ -85,12 +82,21 @@ def judge(config: DictConfig) -> float | None:
         "train_images": len(subject.train),
         "val_images": len(val),
         "val_images_in_train": leaked,
+        "data": data,
+        "images": {"train": len(subject.train), "val": len(val), "val_in_train": leaked},
         "train_images_key": subject.train.key,
         "val_images_key": val.key,
         "checkpoint": str(path) if trained else None,
         **provenance(device),
     }
-    name = result_name(protocol, config, path)
+    name = result_name(
+        f"{protocol.name}_eval{protocol.suffix()}",
+        other_data=None if own and protocol.name != "transfer" else data,
+        limit_images=config.limit_images,
+        layer=config.layer,
+        checkpoint=judged if trained or not of_a_run(path) else "",
+        trained=trained,
+    )
     write_json(place / f"{name}.json", result)
     if trained:
         show(place, name, numbers, checkpoint["global_step"])
@@ -111,24 +117,3 @@ def show(place: Path, name: str, numbers: dict[str, Any], step: int) -> None:
                 events.add_scalar(f"{name}/{key}", value, step)
     for path in before:
         path.unlink(missing_ok=True)
-
-
-def _are_others(train: ImageStore, checkpoint: dict[str, Any]) -> bool:
-    """Whether a run's training images have changed since its checkpoint was written, where that tells."""
-    limit, trained_on = checkpoint["config"].get("limit_images"), checkpoint.get(PICTURES)
-    now = train if limit is None else train.first_of_shuffle(limit)
-    return trained_on not in (None, now.key)
-
-
-def result_name(protocol: Protocol, config: DictConfig, checkpoint: Path) -> str:
-    """The result's file name less its ending: the protocol, and whatever makes it the answer to another question."""
-    name = f"{protocol.name}_eval{protocol.suffix()}"
-    if protocol.name == "transfer":
-        choice, root = HydraConfig.get().runtime.choices["data"], config.data.get("root")
-        name += f"_{choice}" if root is None else f"_{choice}-{Path(root).name}"
-    if config.layer == "head":
-        name += "_head"
-    if config.untrained:
-        return f"{name}_untrained"
-    one_of_a_run = config.ckpt is not None and checkpoint.parent.name == "checkpoints"
-    return f"{name}_{checkpoint.stem}" if one_of_a_run and checkpoint.stem != "last" else name

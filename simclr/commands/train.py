@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose
@@ -21,10 +22,14 @@ from simclr.errors import InputError
 from simclr.runs import sweep
 from simclr.runs.compose import CONFIGS, build, check_number
 from simclr.runs.directory import claimed
-from simclr.runs.identity import as_dict
+from simclr.runs.identity import as_dict, with_absolute_paths
+from simclr.runs.naming import shorter_run
 from simclr.system.shell import settle, started_by_torchrun
 from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
+
+if TYPE_CHECKING:
+    from simclr.runs.images import Images
 
 LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
 
@@ -48,13 +53,15 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     from simclr.models.backbone import compile_in_place
     from simclr.models.batch_norm import synchronise_batch_norm
     from simclr.runs.assemble import assemble
-    from simclr.runs.checkpoint import export_backbone
-    from simclr.runs.directory import clear, forget_judgements
+    from simclr.runs.checkpoint import HISTORY, export_backbone
+    from simclr.runs.directory import clear, forget_judgements, keep_config
     from simclr.runs.events import sorted_last
+    from simclr.runs.images import Images, check_finished, remember_images
     from simclr.runs.results import write_json
     from simclr.system import distributed
     from simclr.system.precision import LIGHTNING_PRECISION, check_precision, choose_accelerator
     from simclr.system.threads import CoreMeter, default_threads
+    from simclr.training.asked_for import AskedFor
     from simclr.training.busy_cores import BusyCores
     from simclr.training.datamodule import PretrainingData
     from simclr.training.health import Health
@@ -72,6 +79,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     log.info("Run directory: %s", run_dir)
     finished = run_dir / "metrics.json"
     if distributed.from_first(config.resume == "auto" and finished.exists()):
+        if distributed.rank() == 0:
+            check_finished(run_dir, as_dict(config))
         log.info("This run has finished already; resume=never trains it anew.")
         sweep.found_finished.add(str(run_dir))
         return last_accuracy(run_dir)
@@ -80,7 +89,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     accelerator = choose_accelerator(config.trainer.accelerator)
     check_precision(str(config.precision))
     own = chosen_callbacks(config)  # what cannot be is refused before the images are read
-    source, augmentation, method = assemble(config, trusted=True)
+    source, augmentation, method = assemble(config)
     data = PretrainingData(
         source,
         augmentation,
@@ -111,8 +120,9 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if processes > 1:
         synchronise_batch_norm(method, accelerator)
     first = distributed.rank() == 0
-    resume, step, before = distributed.from_first(
-        starting_point(run_dir, config, data.pretrain.key, config.epochs * steps) if first else None
+    images = Images.of(data.pretrain, data.val)
+    resume, step, before, history = distributed.from_first(
+        starting_point(run_dir, config, images, config.epochs * steps) if first else None
     )
     machine = chosen_machine(config, accelerator, before, meter)
 
@@ -125,6 +135,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         as_dict(config),
         stop,
         machine._asdict(),
+        history,
     )
     logger = chosen_logger(config, run_dir, step)
     trainer: pl.Trainer = build(
@@ -140,6 +151,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
             Health(),
             BusyCores(config.batch_size),
             keep,
+            AskedFor(),
             *own,
         ],
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in own),  # else Lightning adds its own
@@ -150,6 +162,8 @@ def train(config: DictConfig, stop: Stop) -> float | None:
         if config.resume == "never":
             clear(run_dir)
         finished.unlink(missing_ok=True)
+        remember_images(run_dir, images)
+        keep_config(run_dir, config)
         with sorted_last(run_dir):
             _ = logger and logger.experiment  # opens its file
     try:
@@ -162,7 +176,7 @@ def train(config: DictConfig, stop: Stop) -> float | None:
     if trainer.current_epoch < config.epochs:
         log.info("Ended after %d of %d epochs, as a callback asked to.", trainer.current_epoch, config.epochs)
     export_backbone(method.parts()["backbone"], run_dir / "backbone.safetensors")
-    metrics = measure.summary(trainer)
+    metrics = measure.summary(trainer) | ({HISTORY: history} if history else {})
     forget_judgements(run_dir)
     write_json(finished, metrics)  # last of all: a run that has it is finished
     reasons = doubts(method, metrics, alarms(trainer))
@@ -177,21 +191,35 @@ def train(config: DictConfig, stop: Stop) -> float | None:
 
 
 def starting_point(
-    run_dir: Path, config: DictConfig, images: str, total_steps: int
-) -> tuple[Path | None, int, dict[str, Any] | None]:
-    """The checkpoint to go on from, None for none, its step, and how it was computed (choices.Machine).
+    run_dir: Path, config: DictConfig, images: Images, total_steps: int
+) -> tuple[Path | None, int, dict[str, Any] | None, list[dict[str, Any]]]:
+    """The checkpoint to go on from, None for none, its step, how it was computed, and the run's history with this one.
 
-    images: the key of those to train on.
+    How: as choices.Machine, empty where the checkpoint does not tell, None for a new run.
+
+    images: those that are there to train on.
     """
-    from simclr.runs.checkpoint import check_fits, resume_point
+    from simclr.runs.checkpoint import HISTORY, check_fits, last_checkpoint, resume_point
+    from simclr.runs.images import check_same_images
 
+    if config.resume != "never":
+        check_same_images(run_dir, images, config.data.get("root"))
     found = resume_point(run_dir, str(config.resume))
     if found is None:
-        return None, 0, None
-    check_fits(found, as_dict(config), images, total_steps)
-    step = found.content["global_step"]
+        shorter = shorter_run(run_dir, as_dict(config)) if config.resume == "auto" else None
+        if shorter is not None:
+            arguments = shlex.join([*HydraConfig.get().overrides.task, f"resume={shorter}"])
+            log.info("A run that differs in epochs alone has finished. To go on from it: python train.py %s", arguments)
+        return None, 0, None, []
+    changed = check_fits(found, as_dict(config), images.train, total_steps)
+    step, history = found.content["global_step"], found.content.get(HISTORY, [])
     log.info("Going on from %s, step %d.", found.path, step)
-    return found.path, step, found.content.get("machine", {})
+    for key, (then, now) in changed.items():
+        log.info("From here on %s=%s, where it was %s.", key, now, then)
+    if changed or found.path.resolve().parent != last_checkpoint(run_dir).resolve().parent:
+        told = {key: list(values) for key, values in changed.items()}
+        history = [*history, {"checkpoint": str(found.path.resolve()), "step": step, "changed": told}]
+    return found.path, step, found.content.get("machine", {}), history
 
 
 def evaluate(run_dir: Path, protocols: list[str]) -> None:
@@ -240,6 +268,7 @@ def command(config: DictConfig) -> float | None:
         check_number(config, "trainer.log_every_n_steps", 1)
         check_trainer_settings(as_dict(config.trainer), config.epochs)
         check_protocols(config.evaluate)
+        with_absolute_paths(config)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
         run_dir = Path(HydraConfig.get().runtime.output_dir)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS, build, check_number
+from simclr.runs.compose import CONFIGS, check_number
 from simclr.runs.identity import as_dict
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Subject:
         from simclr.runs.checkpoint import load_checkpoint
 
         checkpoint = self.last.content if path is None or path == self.last.path else load_checkpoint(path)
-        return reassemble(checkpoint, trained=path is not None).method.parts()["backbone"].to(self.device)
+        trained = [] if path is None else ["backbone"]
+        return reassemble(checkpoint, trained).method.parts()["backbone"].to(self.device)
 
     def features(self, encoder: nn.Module, store: ImageStore, title: str) -> torch.Tensor:
         """Float32 [N, F] of the images of `store`, kept where linear_eval.py keeps them, too."""
@@ -113,13 +114,13 @@ def open_subject(config: DictConfig) -> Subject:
 
     from simclr.data.checks import warn_of_doubts
     from simclr.figures.words import display_names
-    from simclr.runs.assemble import locate, reassemble
+    from simclr.runs.checkpoint import locate
+    from simclr.runs.images import open_images
     from simclr.runs.place import results_place
     from simclr.system.precision import choose_accelerator
 
-    last, run_dir = locate(config.run, config.ckpt)
-    source = build(config.data) if "data" in config else reassemble(last.content, trained=False).source
-    splits = source.load()
+    last, run_dir, _ = locate(config.run, config.ckpt)
+    splits, *_ = open_images(config, last.content, last.path)
     _, train, val = splits
     bank = train if config.limit_images is None else train.first_of_shuffle(config.limit_images)
     if val is not None and val.classes != train.classes:
@@ -242,7 +243,7 @@ def augmented_pairs(subject: Subject, settings: dict[str, Any], path: Path) -> b
     from simclr.runs.assemble import reassemble
 
     run = subject.last.content["config"]
-    augmentation = reassemble(subject.last.content, trained=False).augmentation
+    augmentation = reassemble(subject.last.content).augmentation
     count = min(settings["augmented_pairs"]["images"], run["batch_size"])
     batch = drawing.first_batch(
         subject.splits, augmentation, run["batch_size"], run["seed"], run["limit_images"], count

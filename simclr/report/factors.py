@@ -13,7 +13,8 @@ import pandas as pd
 import yaml
 
 from simclr.errors import InputError
-from simclr.report.runs import ABSENT, Sweep, flat, may_be_factor
+from simclr.report.runs import ABSENT, Sweep, may_be_factor
+from simclr.runs.identity import flat
 
 Cell = tuple[str, ...]
 

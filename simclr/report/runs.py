@@ -14,23 +14,16 @@ import yaml
 
 from simclr.checks import is_finite
 from simclr.errors import InputError
-from simclr.runs.identity import with_later_keys
+from simclr.runs.identity import RUNS, flat, kind, upgraded
+from simclr.runs.questions import incomparable
 
 ABSENT = "(none)"  # in place of a setting that a run lacks
-
-# What a run is called, where things lie, how it restarts, and what watches, measures or saves it is no part of what it
-# learns; the seed is the replicate. A key stands for all below it. Which images lie at data.root is a factor of its
-# own: see `factors`. Callbacks that are not ours may change what is learned.
-NO_FACTOR = (
-    *("name", "output_root", "sweep", "resume", "requeue_exit_code", "data.root", "data.store", "seed"),
-    *("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"),
-    *("checkpoint_minutes", "keep_every_n_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
-)
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The finished runs below `folder`, by name: their path from there. unfinished: those without metrics.json.
+    left_out: evaluations that do not compare with the others of their name, and why.
 
     settings: a row a run, its configuration under dotted keys, ABSENT where it has no such key. numbers: a row a run,
     the finite numbers of its JSON files, NaN elsewhere; those of metrics.json under their key, those of an evaluation
@@ -43,6 +36,7 @@ class Sweep:
     files: Mapping[str, Mapping[str, Mapping[str, Any]]]
     paths: Mapping[str, Path]
     unfinished: list[str]
+    left_out: list[str]
 
     @property
     def seeds(self) -> pd.Series:
@@ -81,13 +75,19 @@ def read_sweep(folder: Path) -> Sweep:
         count = "1 run, not finished" if len(unfinished) == 1 else f"{len(unfinished)} unfinished runs"
         what = f"{count} (there is no metrics.json)" if unfinished else "no run"
         raise InputError(f"{folder} holds {what}; give the folder that train.py -m wrote its runs into")
-    settings = _comparable([_read_config(path / "config.yaml") for path in paths.values()])
+    settings = [flat(upgraded(_read_config(path / "config.yaml"))) for path in paths.values()]
     keys = dict.fromkeys(key for of_run in settings for key in of_run)
     rows = [[of_run.get(key, ABSENT) for key in keys] for of_run in settings]
     files = {
         run: {file.stem: _read_json(file) for file in [path / "metrics.json", *sorted(path.glob("*_eval*.json"))]}
         for run, path in paths.items()
     }
+    left_out = []
+    for file in sorted({file for of_run in files.values() for file in of_run} - {"metrics"}):
+        results = {run: of_run[file] for run, of_run in files.items() if file in of_run}
+        for run, why in incomparable(results, {run: of_run["metrics"] for run, of_run in files.items()}).items():
+            del files[run][file]
+            left_out.append(f"{run}/{file}.json ({why})")
     numbers = [
         {
             key if file == "metrics" else f"{file}/{key}": value
@@ -104,26 +104,13 @@ def read_sweep(folder: Path) -> Sweep:
         files=files,
         paths=paths,
         unfinished=unfinished,
+        left_out=left_out,
     )
-
-
-def _comparable(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The settings under dotted keys; a run of an earlier version does not differ in keys that it did not know."""
-    latest = max(configs, key=lambda config: len(flat(config)))
-    return [flat(with_later_keys(config, latest)) for config in configs]
 
 
 def may_be_factor(key: str) -> bool:
     """Whether a setting may decide what a run learns."""
-    return not any(f"{key}.".startswith(f"{parent}.") for parent in NO_FACTOR)
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping under dotted keys, in their order; lists stay values."""
-    result: dict[str, Any] = {}
-    for key, value in content.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return result
+    return kind(key) != RUNS and key != "seed"
 
 
 def _read(path: Path, parse: Callable[[str], Any], form: str, remedy: str) -> dict[str, Any]:

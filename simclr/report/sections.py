@@ -50,6 +50,8 @@ def _summary(study: Study, draw: Draw) -> list[str]:
         facts = ["There is one finished run."]
     if sweep.unfinished:
         facts.append(f"Left out, not finished: {literals(sweep.unfinished)}.")
+    if sweep.left_out:
+        facts.append(f"Left out, not comparable: {literals(sweep.left_out)}.")
     if study.repeated:
         facts.append(f"Left out, a cell and seed met before: {literals(study.repeated)}.")
     if design.derived:

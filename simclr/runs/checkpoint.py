@@ -6,6 +6,7 @@ import logging
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,14 @@ from safetensors.torch import save
 from torch import nn
 
 from simclr.errors import InputError
-from simclr.runs.identity import with_later_keys
+from simclr.runs.identity import COMPUTES, differences, kind
 from simclr.system.files import is_file, replacing
 
 log = logging.getLogger(__name__)
 
-PICTURES = "train_images_key"  # a checkpoint's entry: the key of the images that were trained on
+# A checkpoint's entries: the keys of the images that were trained on, and of those held out; and from which checkpoints
+# the run has gone on, at which steps, and with which settings other than theirs.
+TRAIN_IMAGES, VAL_IMAGES, HISTORY = "train_images_key", "val_images_key", "resumed_from"
 
 
 class Loaded(NamedTuple):
@@ -95,11 +98,41 @@ def newest_checkpoint(run_dir: Path) -> Loaded | None:
     return None
 
 
+def locate(run: str | None, ckpt: str | None) -> tuple[Loaded, Path, str]:
+    """The checkpoint that run= or ckpt= means, the directory that results go to, and what their names say of it.
+
+    Either takes a run's directory, which means its newest checkpoint, or the path of a checkpoint. Of a run's last the
+    name says nothing. Raises InputError unless one of the two is given, and where no checkpoint can be read.
+    """
+    if (run is None) == (ckpt is None):
+        raise InputError("give either run=RUN_DIR or ckpt=PATH")
+    path = Path(str(ckpt if run is None else run)).expanduser()  # a name of digits alone comes as a number
+    if path.is_dir() or (run is not None and not is_file(path)):
+        return _newest(path), path, ""
+    found = Loaded(path, load_checkpoint(path))
+    if of_a_run(path):
+        return found, path.parent.parent, "" if path.stem == "last" else path.stem
+    return found, path.parent, path.stem
+
+
+def of_a_run(path: Path) -> bool:
+    """Whether a checkpoint lies where runs keep theirs."""
+    return path.parent.name == "checkpoints"
+
+
+def _newest(run_dir: Path) -> Loaded:
+    newest = newest_checkpoint(run_dir)
+    if newest is None:
+        raise InputError(f"there is no checkpoint {last_checkpoint(run_dir)}; give the directory of a run")
+    return newest
+
+
 def resume_point(run_dir: Path, resume: str) -> Loaded | None:
     """The checkpoint to go on from, None to start afresh.
 
-    resume: "auto" (the run's own newest checkpoint, if there is one), "never", or the path of a checkpoint. A run that
-    began at such a path and was killed further on goes on from its own checkpoint.
+    resume: "auto" (the run's own newest checkpoint, if there is one), "never", or a path: of a checkpoint, or of a run,
+    which means its newest one. A run that began at such a path and was killed further on goes on from its own
+    checkpoint.
     """
     if resume == "never":
         return None
@@ -107,7 +140,7 @@ def resume_point(run_dir: Path, resume: str) -> Loaded | None:
     if resume == "auto":
         return own
     path = Path(resume).expanduser()
-    given = Loaded(path, load_checkpoint(path))
+    given = _newest(path) if path.is_dir() else Loaded(path, load_checkpoint(path))
     if "optimizer_states" not in given.content:
         raise InputError(f"{path} holds weights alone, for evaluation; resume from a last.ckpt or previous.ckpt")
     if own is not None and own.content["global_step"] > given.content["global_step"]:
@@ -115,35 +148,37 @@ def resume_point(run_dir: Path, resume: str) -> Loaded | None:
     return given
 
 
-def check_fits(checkpoint: Loaded, config: dict[str, Any], images: str, total_steps: int) -> None:
-    """Raise InputError where a run of `config`, `total_steps` long, cannot go on from the checkpoint.
+def check_fits(checkpoint: Loaded, config: dict[str, Any], images: str, total_steps: int) -> dict[str, tuple[Any, Any]]:
+    """The settings that a run of `config`, `total_steps` long, changes as it goes on from the checkpoint: then and now.
 
-    Loss, augmentation, optimiser settings and schedule may change on the way, and the data may have moved; the network
-    and the images may not be others. images: the key of those that are there to train on.
+    Raises InputError where it cannot: it computes something else (see simclr.runs.identity), on other images, or is
+    shorter. images: the key of those that are there to train on.
     """
     path = checkpoint.path
-    before: Any = with_later_keys(checkpoint.content["config"], config)
-    may_differ = {"data": ("root", "store"), "backbone": ("small_maps",)}
-    for key in ("data", "limit_images", "batch_size", "backbone", "head"):
-        then, now = before.get(key), config[key]
-        if key in may_differ:
-            then, now = ({k: v for k, v in part.items() if k not in may_differ[key]} for part in (then, now))
-        if then != now:
-            raise InputError(f"{path} has {key}={then}, and this run has {key}={now}")
-    trained_on = checkpoint.content.get(PICTURES)
+    changed = differences(checkpoint.content["config"], config)
+    for key, (then, now) in changed.items():
+        if kind(key) in (COMPUTES, None):
+            raise InputError(
+                f"{path} has {key}={then}, and this run has {key}={now}; go on with {key}={then}, or start afresh "
+                "without resume="
+            )
+    trained_on = checkpoint.content.get(TRAIN_IMAGES)
     if trained_on is None:
         log.warning("%s does not tell which images it was trained on; going on with those that are there now.", path)
     elif trained_on != images:
+        place = config["data"].get("root")
         raise InputError(
-            f"{path} was trained on other images than those that are there now; restore them, or start over with "
+            f"{path} was trained on other images (key {trained_on}) than those that are there now"
+            f"{'' if place is None else f' at data.root={place}'} (key {images}); restore them, or start over with "
             "resume=never"
         )
     step = checkpoint.content["global_step"]
     if step > total_steps:
         raise InputError(f"{path} is at step {step}, beyond this run's {total_steps}; use more epochs")
+    return changed
 
 
-def weights_of(checkpoint: dict[str, Any], part: str) -> dict[str, torch.Tensor]:
+def weights_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, torch.Tensor]:
     """The weights of one part of the method, such as "backbone", under that part's own keys."""
     prefix = f"{part}."
     return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr.checks import is_whole
 from simclr.errors import InputError
-from simclr.runs.identity import digests, run_name
+from simclr.runs.naming import choices, run_name, unless
 from simclr.runs.targets import check_arguments
 
 _HERE = Path(__file__).resolve()
@@ -36,18 +36,8 @@ def _by_mode(single: str, sweep: str, *, _root_: DictConfig) -> str:
     return sweep if mode == RunMode.MULTIRUN else single
 
 
-def _choice(group: str, *, _root_: DictConfig) -> str:
-    """The option that was chosen of a configuration group."""
-    if "hydra" not in _root_ and not HydraConfig.initialized():
-        raise InputError(
-            "hydra.compose keeps no record of the choices that name a run; use simclr.runs.compose.compose_config, or "
-            "return_hydra_config=True"
-        )
-    return (_root_.hydra if "hydra" in _root_ else HydraConfig.get()).runtime.choices[group]
-
-
-OmegaConf.register_new_resolver("choice", _choice, replace=True)
-OmegaConf.register_new_resolver("config_hash", lambda *, _root_: next(digests(_root_)), replace=True)
+OmegaConf.register_new_resolver("choice", lambda group, *, _root_: choices(_root_)[group], replace=True)
+OmegaConf.register_new_resolver("unless", unless, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
 OmegaConf.register_new_resolver("from_home", os.path.expanduser, replace=True)  # what a shell does with ~

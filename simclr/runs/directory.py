@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.errors import InputError, InUse
-from simclr.runs.identity import run_identity, with_later_keys
+from simclr.runs.identity import as_dict, differences, upgraded
+from simclr.runs.naming import stored_config
 from simclr.system.files import replacing
 from simclr.system.locks import Locked, locked
 
@@ -31,11 +31,8 @@ OUTCOME = re.compile(
     rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
 )
 FOLDERS = ("checkpoints", "evaluation", "features", "figures")
-BEGINNING = re.compile(r"config\.yaml|train\.log|\.lock(\..+)?")  # what a run has before it trains
-UNFINISHED = re.compile(rf"(config\.yaml|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
-
-# What every version's configuration of a run has.
-KEYS = {"seed", "epochs", "batch_size", "data", "augmentation", "backbone", "head", "method", "optimizer"}
+BEGINNING = re.compile(r"config\.yaml|images\.json|train\.log|\.lock(\..+)?")  # what a run has before it trains
+UNFINISHED = re.compile(rf"(config\.yaml|images\.json|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
 
 
 @contextmanager
@@ -99,38 +96,37 @@ def _refuse_strange(run_dir: Path, found: list[str]) -> None:
     began = any(name.startswith(".lock") for name in found) and all(
         BEGINNING.fullmatch(name) or UNFINISHED.fullmatch(name) for name in found
     )
-    if found and _stored(run_dir) is None and not (began and "config.yaml" not in found):
+    if found and stored_config(run_dir) is None and not (began and "config.yaml" not in found):
         raise InputError(
             f"{run_dir} holds files and is no run's directory ({sorted(found)[0]}); choose where runs go with "
             "output_root=FOLDER and name=NAME, or give a new or empty folder"
         )
 
 
-def _stored(run_dir: Path) -> DictConfig | None:
-    """The configuration of the run whose directory this is; None where it is none's."""
-    try:
-        config = OmegaConf.load(run_dir / "config.yaml")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return config if isinstance(config, DictConfig) and config.keys() >= KEYS else None
-
-
 def _begin(run_dir: Path, config: DictConfig) -> None:
     for path in _files(run_dir):
         if UNFINISHED.fullmatch(_below(path, run_dir)):
             path.unlink(missing_ok=True)
-    stored = _stored(run_dir)
+    stored = stored_config(run_dir)
     if stored is None:
-        with replacing(run_dir / "config.yaml") as unfinished:
-            OmegaConf.save(config, unfinished, resolve=True)
+        keep_config(run_dir, config)
         return
-    now, then = run_identity(config), run_identity(stored)
-    before = with_later_keys(then, now)
-    different = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    now = as_dict(config)
+    different = differences(stored, now)
     if different:
-        raise InputError(f"{run_dir} belongs to a run with another {different[0]}; choose another name or output_root")
-    if before != then:
+        key, (then, asked) = next(iter(different.items()))
+        raise InputError(
+            f"{run_dir} belongs to a run with another {key} ({then}, and now {asked}); choose another name or "
+            "output_root"
+        )
+    if upgraded(stored) != stored:
         log.info("An earlier version began this run; it goes on.")
+
+
+def keep_config(run_dir: Path, config: DictConfig) -> None:
+    """Write the run's configuration, in which paths may have changed since it began, and how it is carried out."""
+    with replacing(run_dir / "config.yaml") as unfinished:
+        OmegaConf.save(config, unfinished, resolve=True)
 
 
 def _leave_nothing(run_dir: Path) -> None:

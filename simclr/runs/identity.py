@@ -1,38 +1,84 @@
-"""What makes two commands the same run, across versions of this project: one file that knows it, and no other."""
+"""What makes two commands the same run: every key sorted once, for names, resume, evaluation and report alike."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# What a run is called, where it lives, how it restarts and is judged: all the rest is what it *is*, and names its
-# directory.
-NOT_HASHED = {"hydra", "name", "output_root", "sweep", "resume", "requeue_exit_code", "evaluate", "threads"}
+COMPUTES, GOES_ON, RUNS = "computes", "goes on", "runs"
 
-ANY = object()  # no value of the key changes what is computed, beyond rounding
+# A key stands for all below it, and the longest that fits decides.
+#   COMPUTES  another value is another run: hashed, and refused where a run goes on from a checkpoint
+#   GOES_ON   another value is another run, too, but resume=PATH may ask for it: it holds from then on and is recorded
+#   RUNS      where and how a run is carried out, watched and kept: never hashed, never compared
+# Images are known by the content key of their store, not by where they lie; rounding is no difference.
+KINDS: dict[str, str] = {
+    **dict.fromkeys(
+        ("seed", "batch_size", "limit_images", "data", "augmentation", "backbone", "head", "method"), COMPUTES
+    ),
+    # The state of one optimiser is none of another's; AMSGrad keeps a third moment.
+    **dict.fromkeys(("optimizer._target_", "optimizer.amsgrad"), COMPUTES),
+    # What the advice about a loss that is not finite names has to be free to change: temperature and precision, too.
+    **dict.fromkeys(
+        ("epochs", "optimizer", "scheduler", "temperature", "method.temperature", "precision", "compile"), GOES_ON
+    ),
+    "on_nan": GOES_ON,
+    # What users add may change what is learned: gradient clipping, early stopping.
+    **dict.fromkeys(("trainer", "callbacks"), GOES_ON),
+    **dict.fromkeys(("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"), RUNS),
+    **dict.fromkeys(("name", "output_root", "sweep", "resume", "requeue_exit_code", "hydra"), RUNS),
+    **dict.fromkeys(
+        (
+            "checkpoint_minutes",
+            "keep_every_n_epochs",
+            "data.root",
+            "data.store",
+            "data.download",
+            "data.on_broken",
+            "threads",
+        ),
+        RUNS,
+    ),
+    **dict.fromkeys(("backbone.small_maps", "optimizer.fused"), RUNS),
+    # Several processes train as one. trainer.max_epochs stands for epochs.
+    **dict.fromkeys(("trainer._target_", "trainer.accelerator", "trainer.strategy", "trainer.devices"), RUNS),
+    **dict.fromkeys(("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"), RUNS),
+}
 
-# Every key that has come since the first version, in order, with the value that a run had which did not know it. A new
-# key of configs/ gets a line at the end, so that runs begun before it are found and go on.
-LATER: tuple[tuple[str, Any], ...] = (
-    ("compile", False),
-    ("backbone.small_maps", ANY),
-    ("optimizer.fused", ANY),
-    ("on_nan", "stop"),
-    ("method.on_nan", "stop"),
-    ("method.micro_batch", None),
-    ("trainer.strategy", "auto"),
-    ("keep_every_n_epochs", ANY),
-    ("callbacks.label_free", ANY),
-    ("data.bits", 16),
-    ("augmentation.views", 2),
-    ("method.decay_norms_and_biases", True),
+PATHS = ("data.root", "data.store")  # kept absolute, so that they name the same place from every working directory
+
+# How a configuration of an earlier version becomes today's, in order. A part that has moved, by the beginning of its
+# `_target_`:
+MOVED: tuple[tuple[str, str], ...] = (
+    ("simclr.callbacks.", "simclr.training."),
+    ("simclr.augment.recipe.Recipe", "simclr.augment.augmentation.Augmentation"),
 )
+# A group whose shape has changed: a function that is given a whole configuration and changes it in place.
+RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (
+    lambda config: config.get("method", {}).pop("on_nan", None),  # on_nan itself, of which it was a copy
+)
+# A key that has come later: itself, the value that a run had which did not know it, and a key beside which alone it
+# stands. Keys that are RUNS need no line. A key at that value is as good as absent, so that a new one renames no run.
+LATER: tuple[tuple[str, Any, str | None], ...] = (
+    ("compile", False, None),
+    ("on_nan", "stop", None),
+    ("data.bits", 16, "data.val_fraction"),
+    ("augmentation.views", 2, "augmentation.crop_scale"),
+    ("method.decay_norms_and_biases", True, "method.temperature"),
+)
+
+
+def kind(key: str) -> str | None:
+    """COMPUTES, GOES_ON or RUNS, for a dotted key; None for one that is not sorted."""
+    parts = key.split(".")
+    return next((KINDS[k] for n in range(len(parts), 0, -1) if (k := ".".join(parts[:n])) in KINDS), None)
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:
@@ -42,52 +88,74 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def run_identity(config: DictConfig) -> dict[str, Any]:
-    """The part of a configuration that decides what a run computes; what has moved has its first name in it."""
-    plain = as_dict(OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_HASHED]))
-    return json.loads(json.dumps(plain).replace('"simclr.training.', '"simclr.callbacks.'))
-
-
-def with_later_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """An earlier run's configuration, plain, with the keys of `now` that its version did not know: as they then were.
-
-    Where no value of such a key matters, it gets that of `now`.
-    """
-    result = deepcopy(dict(before))
-    for key, then in LATER:
-        ours, theirs, leaf = _parent(now, key), _parent(result, key), key.rsplit(".", 1)[-1]
-        if ours is not None and theirs is not None and leaf in ours and leaf not in theirs:
-            theirs[leaf] = deepcopy(ours[leaf] if then is ANY else then)
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping under dotted keys, in their order; lists stay values."""
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
     return result
 
 
-def digests(config: DictConfig) -> Iterator[str]:
-    """What names the directory of this run: today's digest first, then that of every earlier version, latest first."""
-    identity = run_identity(config)
-    yield _digest(identity)
-    for key, then in reversed(LATER):
-        parent, leaf = _parent(identity, key), key.rsplit(".", 1)[-1]
-        if parent is None or leaf not in parent:
-            continue
-        if then is not ANY and parent[leaf] != then:
-            return  # no earlier version could do this
-        del parent[leaf]
-        yield _digest(identity)
+def absolute(path: object) -> str:
+    """A path as it is kept: from the root on, `~` expanded, links left as they are."""
+    return os.path.abspath(Path(str(path)).expanduser())
 
 
-def run_name(parent: str, name: str, *, _root_: DictConfig) -> str:
-    """NAME-DIGEST: the directory in `parent` that an earlier version began for this run, else today's."""
-    names = [f"{name}-{digest}" for digest in digests(_root_)]
-    return next((known for known in names if (Path(str(parent)) / known / "config.yaml").exists()), names[0])
+def with_absolute_paths(config: DictConfig) -> None:
+    """Make the paths of a command's configuration absolute, in place, while its working directory is known."""
+    for key in PATHS:
+        value = OmegaConf.select(config, key)  # None where it is absent, and where it has no value yet
+        if value not in (None, ""):
+            OmegaConf.update(config, key, absolute(value))
 
 
-def _parent(config: Mapping[str, Any], key: str) -> Any:
-    """The mapping that holds, or would hold, a dotted key; None where there is none."""
-    node: Any = config
-    for part in key.split(".")[:-1]:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node if isinstance(node, Mapping) else None
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that any version has stored, plain, in today's shape; today's own stays as it is."""
+    result = _moved(deepcopy(dict(config)))
+    for reshape in RESHAPED:
+        reshape(result)
+    for key, then, beside in LATER:
+        *parents, leaf = key.split(".")
+        node: Any = result
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict) and (beside is None or beside in flat(result)):
+            node.setdefault(leaf, then)
+    return result
 
 
-def _digest(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+def _moved(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(item) for key, item in value.items()}
+    if isinstance(value, str):
+        for before, now in MOVED:
+            if value.startswith(before):
+                return now + value.removeprefix(before)
+    return value
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides what a run computes, by dotted key, of a plain configuration that any version has stored.
+
+    Two runs are the same where this is equal and, if their images come from a place (data.root), these are.
+    """
+    usual = {key: then for key, then, _ in LATER}
+    return {
+        key: value
+        for key, value in flat(upgraded(config)).items()
+        if kind(key) != RUNS and value not in (None, {}) and not (key in usual and value == usual[key])
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys that set two plain configurations apart, each with its value in both (None: absent)."""
+    before, after = identity(then), identity(now)
+    return {key: (before.get(key), after.get(key)) for key in {**after, **before} if before.get(key) != after.get(key)}
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name a mapping in a directory's name, or a file's."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -58,9 +58,10 @@ def logger_of(config: DictConfig, **own: Any) -> DictConfig | None:
         return None
     logger, takes = logger.copy(), _parameters(logger)
     with open_dict(logger):
-        if "default_hp_metric" not in takes:
-            logger.pop("default_hp_metric", None)  # TensorBoard's; there where another class was put in its place
-        logger.update({name: value for name, value in own.items() if name in takes})
+        if "default_hp_metric" not in takes:  # TensorBoard's; there where another class was put in its place
+            logger.pop("default_hp_metric", None)
+            own.pop("purge_step", None)  # TensorBoard's, too, which takes it among others for its writer
+        logger.update({name: value for name, value in own.items() if name in takes or name == "purge_step"})
     return logger
 
 
@@ -86,7 +87,7 @@ def _of_class(target: type) -> dict[str, inspect.Parameter]:
     for kind in target.__mro__[:-1]:  # all but object
         if "__init__" in vars(kind):
             own = inspect.signature(kind).parameters
-            found = {**own, **found}
+            found = {**found, **{name: one for name, one in own.items() if name not in found}}
             if not any(one.kind is one.VAR_KEYWORD for one in own.values()):
                 return {name: one for name, one in found.items() if one.kind is not one.VAR_KEYWORD}
     return found

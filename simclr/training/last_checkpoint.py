@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from simclr.checks import is_finite, is_whole
 from simclr.errors import InputError
-from simclr.runs.checkpoint import PICTURES, epoch_weights, last_checkpoint, previous_checkpoint
+from simclr.runs.checkpoint import (
+    HISTORY,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    epoch_weights,
+    last_checkpoint,
+    previous_checkpoint,
+)
 from simclr.system import distributed
 from simclr.system.files import replacing, to_disk
 from simclr.system.signals import Stop
@@ -54,6 +62,7 @@ class LastCheckpoint(Checkpoint):
 
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
     machine: how the run computes, stored in the file for it to go on alike: "accelerator", "precision", "threads".
+    history: the checkpoints of other runs, or of other settings, that the run has gone on from; stored as well.
     keep_every_n_epochs: how often to keep the weights of an epoch's end for good, in a file of their own; None: never.
     The new file gets its name only when it is whole and on disk, and the one before is kept beside it, so a kill, a
     power loss or a full disk leaves a whole one. Weights that are not finite are not written: that raises
@@ -68,6 +77,7 @@ class LastCheckpoint(Checkpoint):
         config: dict[str, Any],
         stop: Stop,
         machine: dict[str, Any] | None = None,
+        history: Sequence[dict[str, Any]] = (),
     ) -> None:
         if not is_finite(minutes) or not minutes > 0:
             raise InputError(f"checkpoint_minutes={minutes} is not usable; it must be greater than 0")
@@ -77,7 +87,8 @@ class LastCheckpoint(Checkpoint):
             )
         self.run_dir, self.keep_every_n_epochs = run_dir, keep_every_n_epochs
         self.path, self.previous = last_checkpoint(run_dir), previous_checkpoint(run_dir)
-        self.minutes, self.config, self.stop, self.machine = minutes, config, stop, machine or {}
+        self.minutes, self.config, self.stop = minutes, config, stop
+        self.machine, self.history = machine or {}, list(history)
         self.saved_at = time.monotonic()
         self.saved_step, self.saved_in = 0, self.path
         self.last_is_whole = False
@@ -125,7 +136,8 @@ class LastCheckpoint(Checkpoint):
 
     def _origin(self, trainer: pl.Trainer) -> dict[str, Any]:
         data = cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
-        return {"config": self.config, "machine": self.machine, PICTURES: data.pretrain.key}
+        images = {TRAIN_IMAGES: data.pretrain.key, VAL_IMAGES: None if data.val is None else data.val.key}
+        return {"config": self.config, "machine": self.machine, HISTORY: self.history, **images}
 
     def _leave(self, trainer: pl.Trainer) -> None:
         log.info(

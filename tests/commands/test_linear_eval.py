@@ -33,10 +33,12 @@ def test_a_bare_checkpoint_and_the_untrained_encoder_are_judged_too(finished, tm
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes(last_checkpoint(run_dir).read_bytes())
     run("linear_eval.py", f"ckpt={alone}")
-    bare, full = (json.loads((d / "linear_eval.json").read_text()) for d in (tmp_path, run_dir))
+    bare, full = (
+        json.loads(path.read_text()) for path in (tmp_path / "linear_eval_alone.json", run_dir / "linear_eval.json")
+    )
     assert bare["top1"] == full["top1"]
     run("linear_eval.py", f"ckpt={alone}", "untrained=true")
-    untrained = json.loads((tmp_path / "linear_eval_untrained.json").read_text())
+    untrained = json.loads((tmp_path / "linear_eval_alone_untrained.json").read_text())
     metrics = json.loads((run_dir / "metrics.json").read_text())
     # Rebuilt from the seed, the untrained encoder is the very one that the run started with.
     assert untrained["knn_top1"] == pytest.approx(metrics["val/knn_top1_untrained"])
@@ -68,10 +70,10 @@ def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
 )
 def test_a_checkpoint_cannot_name_what_is_run(finished, tmp_path, planted):
     checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
-    assert reassemble(checkpoint, trained=True).method.temperature == 0.07
+    assert reassemble(checkpoint).method.temperature == 0.07
     checkpoint["config"]["backbone"] = planted
     with pytest.raises(InputError, match=rf"the checkpoint's backbone is {planted['_target_']}"):
-        reassemble(checkpoint, trained=True)
+        reassemble(checkpoint)
 
 
 @pytest.mark.slow

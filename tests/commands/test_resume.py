@@ -262,7 +262,7 @@ def test_a_run_that_goes_on_from_an_epochs_end_equals_one_that_never_stopped(run
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("head=baseline", "head="),
+        ("head=baseline", "head.hidden_features="),
         pytest.param("batch_size=8", "batch_size=16", marks=pytest.mark.slow),
         pytest.param("epochs=1", "beyond this run", marks=pytest.mark.slow),
     ],

@@ -181,7 +181,7 @@ def test_a_sweep_leaves_one_named_run_for_each_cell_from_the_same_backbone(run: 
     run("train.py", "-m", *TINY_RUN, "epochs=1", "head=baseline,slim", "optimizer.lr=0", "callbacks.online_knn=null")
     runs = sorted(path for path in (tmp_path / "multirun" / "grid").iterdir() if path.is_dir())
     names = [path.name.rsplit("-", 1)[0] for path in runs]
-    assert names == ["simclr-modified-baseline-seed0", "simclr-modified-slim-seed0"]
+    assert names == ["simclr-modified-baseline-shapes-seed0", "simclr-modified-slim-shapes-seed0"]
     baseline, slim = (weights(path) for path in runs)
     backbone = [name for name in slim if name.startswith("backbone.")]
     assert all(torch.equal(slim[name], baseline[name]) for name in backbone)  # one seed, nothing learned

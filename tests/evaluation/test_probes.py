@@ -83,7 +83,7 @@ def test_linear_protocol_on_a_known_problem():
     centres = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
     bayes = torch.cdist((val - 3) / torch.logspace(-2, 2, 8), centres).argmin(dim=1)
     best = 100 * (bayes == val_labels).float().mean().item()  # no classifier can expect more
-    numbers = accuracy(result.top1, val_labels)
+    numbers = accuracy(result.top1, val_labels, val_labels)
     assert best - 3 < numbers["top1"] < best + 1
     assert numbers["top1_low"] < numbers["top1"] < numbers["top1_high"]
     assert result.top5.sum() > result.top1.sum()
@@ -145,12 +145,14 @@ def test_balanced_accuracy_is_scikit_learns():
     random = np.random.default_rng(0)
     truth = random.choice([0, 1, 2, 4], 300, p=[0.7, 0.2, 0.05, 0.05])  # none of class 3
     found = np.where(random.random(300) < 0.6, truth, random.integers(0, 5, 300))
-    numbers = accuracy(torch.from_numpy(found == truth), torch.from_numpy(truth))
+    numbers = accuracy(torch.from_numpy(found == truth), torch.from_numpy(truth), torch.from_numpy(truth))
     assert numbers["balanced_top1"] == pytest.approx(
         100 * recall_score(truth, found, labels=[0, 1, 2, 4], average="macro")
     )
     assert f"balanced {numbers['balanced_top1']:.2f} %" in accuracy_line(numbers)
-    assert "balanced" not in accuracy_line(accuracy(torch.tensor([True, False]), torch.tensor([0, 0])))
+    assert "balanced" not in accuracy_line(
+        accuracy(torch.tensor([True, False]), torch.tensor([0, 0]), torch.tensor([0]))
+    )
 
 
 def unequal(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,7 +176,7 @@ def test_a_plateau_of_the_majority_is_no_peak():
     majority = (val_labels == 0).float().mean().item()
     result = linear.linear_evaluation(train, labels, val, val_labels, 2, grid)
     assert result.top1.float().mean().item() == max(top1.values()) > majority + 0.01
-    assert accuracy(result.top1, val_labels)["balanced_top1"] > 65  # the majority's is 50
+    assert accuracy(result.top1, val_labels, val_labels)["balanced_top1"] > 65  # the majority's is 50
 
 
 def test_few_images_of_many_classes_choose_nearly_as_well_as_validation_would():

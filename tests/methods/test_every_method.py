@@ -17,7 +17,7 @@ IMAGES = 6
 def assembly(request) -> Assembly:
     overrides = [f"method={request.param}", "data=shapes", "data.size=32"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return assemble(compose("train", overrides), trusted=True)
+        return assemble(compose("train", overrides))
 
 
 def batch(assembly: Assembly) -> Views:

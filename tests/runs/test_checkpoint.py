@@ -11,7 +11,7 @@ import torch
 from simclr.data.folder import ImageFolder
 from simclr.errors import InputError
 from simclr.runs.checkpoint import (
-    PICTURES,
+    TRAIN_IMAGES,
     Loaded,
     check_fits,
     last_checkpoint,
@@ -126,7 +126,7 @@ def test_images_may_move_but_not_change(tmp_path, caplog):
 
     moved = tmp_path / "there" / "images"
     shutil.copytree(root, moved, copy_function=shutil.copyfile)
-    known = {PICTURES: images(root)}
+    known = {TRAIN_IMAGES: images(root)}
     go_on(moved, **known)
     assert "last.ckpt" not in caplog.text
     (moved / "b" / "41.png").write_bytes(shades[40])

@@ -35,12 +35,12 @@ def composed(*overrides: str) -> DictConfig:
 )
 def test_a_refusal_names_the_key(overrides, message):
     with pytest.raises(InputError) as error:
-        assemble(composed(*overrides), trusted=True)
+        assemble(composed(*overrides))
     assert str(error.value).startswith(message)
 
 
 def test_torchs_own_words_stand_behind_the_group():
-    method = assemble(composed("optimizer.lr=-1"), trusted=True).method
+    method = assemble(composed("optimizer.lr=-1")).method
     with pytest.raises(InputError, match=r"^optimizer: Invalid learning rate: -1"):
         method.make_optimizer(method.parameter_groups())
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simclr.errors import InputError
-from simclr.report.runs import flat, read_sweep
+from simclr.report.factors import find_design
+from simclr.report.runs import read_sweep
 from simclr.runs.checkpoint import Loaded, check_fits, last_checkpoint, load_checkpoint, previous_checkpoint
 from simclr.runs.compose import CONFIGS
 from simclr.runs.directory import claimed
-from simclr.runs.identity import LATER, as_dict, run_identity
+from simclr.runs.identity import LATER, as_dict, flat, identity, kind
 from tests.conftest import TINY_RUN, only_run, weights
 
 # What each version of the configurations made of three commands: its commit, the command, the run's directory and
@@ -52,7 +54,7 @@ def test_the_command_of_an_earlier_version_finds_its_run_and_goes_on(kept, tmp_p
     with claimed(run_dir, config):
         pass
     checkpoint = Loaded(run_dir / "checkpoints" / "last.ckpt", {"config": kept["config"], "global_step": 3})
-    check_fits(checkpoint, as_dict(config), "images", 10)
+    assert check_fits(checkpoint, as_dict(config), "images", 10) == {}
     # In a sweep it lies elsewhere, and is found there as well.
     (tmp_path / "multirun").mkdir()
     old.rename(tmp_path / "multirun" / old.name)
@@ -71,8 +73,9 @@ def test_the_command_of_an_earlier_version_finds_its_run_and_goes_on(kept, tmp_p
         "compile=true",
         "on_nan=skip",
         "method.micro_batch=8",
-        "trainer=ddp",
         "augmentation.hue=0.3",
+        "+trainer.gradient_clip_val=1",
+        "+callbacks.stop={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:train/loss}",
     ],
 )
 def test_another_command_is_another_run_and_refused_there(override, tmp_path, monkeypatch):
@@ -96,15 +99,74 @@ def test_todays_own_directory_comes_before_an_earlier_versions(tmp_path, monkeyp
     assert composed()[0] == today
 
 
-def test_every_key_was_known_to_the_latest_kept_version_or_has_a_line():
-    """A new key would give every run another directory, and none begun before it would be found."""
-    latest = [kept for kept in KEPT if kept["commit"] == KEPT[-1]["commit"]]
-    for kept in latest:
-        config = OmegaConf.create(run_identity(composed(*kept["command"])[1]))
-        later = {key for key, _ in LATER}
-        new = flat(as_dict(config)).keys() - flat(kept["config"]).keys()
-        unsaid = {key for key in new if not any(key == known or key.startswith(f"{known}.") for known in later)}
-        assert not unsaid, "add a line to simclr.runs.identity.LATER: the value of a run that did not know the key"
+@pytest.mark.parametrize(
+    "override",
+    [
+        "checkpoint_minutes=1",
+        "keep_every_n_epochs=null",
+        "callbacks.progress.line_every_seconds=5",
+        "callbacks.online_knn=null",
+        "callbacks.online_knn.k=5",
+        "logger.default_hp_metric=true",
+        "trainer=ddp",
+        "trainer.devices=2",
+        "trainer.accelerator=cpu",
+        "data.store=elsewhere",
+        "backbone.small_maps=false",
+        "optimizer.fused=false",
+        "evaluate=[knn]",
+        "resume=never",
+    ],
+)
+def test_how_a_run_is_carried_out_does_not_make_it_another(override, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    usual, config = composed()
+    assert composed(override)[0] == usual
+    with claimed(usual, config):
+        pass
+    with claimed(usual, composed(override)[1]):
+        pass
+
+
+GROUPS = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")} - {"hydra", "hparams_search", "protocol"})
+OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_key_of_every_choice_is_sorted(option):
+    """Whether a new key makes another run is decided by whoever adds it, in simclr.runs.identity.KINDS."""
+    keys = flat(OmegaConf.to_container(composed(option)[1], resolve=False))
+    assert [key for key in keys if kind(key) is None] == []
+
+
+def test_a_key_that_has_come_later_names_no_run_anew():
+    """So that it takes a line in LATER alone: none of them, at what it then was, is in any identity."""
+    for option in ("data=tiny_imagenet", "data=image_folder"):
+        assert not identity(as_dict(composed(option)[1])).keys() & {key for key, *_ in LATER}
+
+
+def test_no_key_that_was_known_to_an_earlier_version_is_lost():
+    """What moves or is renamed needs a line in MOVED or RESHAPED, or the runs that had it are never found again."""
+    for kept in KEPT:
+        today = as_dict(composed(*kept["command"])[1])
+        assert identity(kept["config"]) == identity(today)
+
+
+def test_an_earlier_run_is_found_among_hundreds_and_each_file_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = KEPT[0]
+    for number in range(300):
+        other = tmp_path / "outputs" / f"other-{number}"
+        other.mkdir(parents=True)
+        changed = {"seed": number + 1, "name": f"simclr-modified-slim-seed{number + 1}"}
+        OmegaConf.save(OmegaConf.create(kept["config"] | changed), other / "config.yaml")
+    old = begin(kept)
+    assert composed()[0] == old
+    for path in tmp_path.glob("outputs/other-*/config.yaml"):
+        stamp = path.stat()
+        path.write_bytes(b"\0" * stamp.st_size)  # no YAML: it would not be found, were it read again
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert composed("seed=7")[0] == Path("outputs/other-6")
 
 
 def test_runs_of_two_versions_differ_in_the_report_by_nothing_that_the_earlier_did_not_know(tmp_path):
@@ -114,11 +176,7 @@ def test_runs_of_two_versions_differ_in_the_report_by_nothing_that_the_earlier_d
         run_dir.mkdir()
         OmegaConf.save(OmegaConf.create(kept["config"]), run_dir / "config.yaml")
         (run_dir / "metrics.json").write_text("{}", encoding="utf-8")
-    old, new = read_sweep(tmp_path).settings.to_dict("records")
-    for settings in (old, new):
-        for key in ("evaluate", "requeue_exit_code"):  # they decide nothing
-            settings.pop(key, None)
-    assert old == new
+    assert not find_design(read_sweep(tmp_path), CONFIGS, {}).factors
 
 
 @pytest.mark.slow
@@ -126,7 +184,8 @@ def test_a_run_begun_by_the_first_version_ends_under_this_one(finished, run, tmp
     """Its configuration, its directory's name and its checkpoint after one epoch, less all that came later."""
     new = only_run(finished / "outputs")
     config = OmegaConf.load(new / "config.yaml")
-    for key in ("evaluate", "requeue_exit_code", *(key for key, _ in LATER)):
+    later = ("backbone.small_maps", "optimizer.fused", "method.micro_batch", "trainer.strategy", "callbacks.label_free")
+    for key in ("evaluate", "requeue_exit_code", "keep_every_n_epochs", *later, *(key for key, *_ in LATER)):
         parent, _, leaf = key.rpartition(".")
         (OmegaConf.select(config, parent) if parent else config).pop(leaf, None)  # some are not of this data set
     assert (

@@ -157,14 +157,14 @@ def test_torchrun_shares_an_evaluation(tmp_path, finished):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("linear top-1") == 1
-    shared = json.loads((tmp_path / "linear_eval.json").read_text())
+    shared = json.loads((tmp_path / "linear_eval_copy.json").read_text())
     assert shared["knn_top1"] == pytest.approx(alone["knn_top1"], abs=5)
     assert shared["top1"] == pytest.approx(alone["top1"], abs=5)
     done = subprocess.run(  # the features come from the disk now, which the first process alone reads
         [*TORCHRUN, *script, "layer=head"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "linear_eval_head.json").read_text())["layer"] == "head"
+    assert json.loads((tmp_path / "linear_eval_head_copy.json").read_text())["layer"] == "head"
 
 
 @pytest.mark.slow

@@ -42,8 +42,10 @@ def test_names_are_utf8_whatever_the_locale(run: Run, tmp_path, monkeypatch):
     for name, value in ASCII.items():
         monkeypatch.setenv(name, value)
     done = run("train.py", *overrides)
-    assert f"Judge it with: python linear_eval.py run={expected}" in done.stdout
-    assert yaml.safe_load((expected / "config.yaml").read_text(encoding="utf-8"))["data"]["root"] == "Bücher"
+    assert f"Judge it with: python linear_eval.py 'run=\"{expected}\"'" in done.stdout
+    assert yaml.safe_load((expected / "config.yaml").read_text(encoding="utf-8"))["data"]["root"] == str(
+        tmp_path / "Bücher"
+    )
     assert "Bücher: 36 training images" in (expected / "train.log").read_text(encoding="utf-8")
     report = [sys.executable, "-m", "simclr.report", str(expected.parent)]
     done = subprocess.run(report, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, encoding="utf-8")
@@ -54,4 +56,4 @@ def test_names_are_utf8_whatever_the_locale(run: Run, tmp_path, monkeypatch):
 def test_what_hydra_cannot_read_is_said_with_the_quotes_that_it_needs(run: Run):
     done = run("train.py", "data=image_folder", "data.root=Bücher", check=False)
     assert done.returncode == 1
-    assert done.stderr.endswith("""inside the shell's own quotes: 'data.root="Bücher"'\n""")
+    assert done.stderr.endswith("""write it like this: 'data.root="Bücher"'\n""")

@@ -121,7 +121,7 @@ def test_a_stray_file_a_dangling_link_and_a_sideways_photo(tmp_path):
 
 
 def test_folders_that_cannot_be_used(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere is not a folder"):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         ImageFolder(str(tmp_path / "nowhere"), 16, 0.1).load()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty holds no images"):

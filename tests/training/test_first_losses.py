@@ -62,7 +62,7 @@ def float64():
 
 def test_the_first_losses_are_what_they_were(float64):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        _, augmentation, method = assemble(compose("train"), trusted=True)
+        _, augmentation, method = assemble(compose("train"))
     assert isinstance(augmentation, Augmentation)
     augmentation.views = [replace(recipe, size=32) for recipe in augmentation.views]
     losses = Losses()

@@ -19,7 +19,7 @@ from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import Encoder
 from simclr.optim.schedules import cosine
 from simclr.runs.checkpoint import (
-    PICTURES,
+    TRAIN_IMAGES,
     epoch_weights,
     last_checkpoint,
     load_checkpoint,
@@ -50,7 +50,7 @@ def fit(
         backbone=small_encoder,
         head=partial(nn.Linear, out_features=4),
         optimizer=torch.optim.Adam,
-        scheduler=cosine,
+        scheduler=lambda optimizer, **_: cosine(optimizer, 16, 8),  # whatever the epochs
         temperature=0.1,
     )
     trainer = pl.Trainer(
@@ -189,7 +189,7 @@ def test_the_weights_of_every_epoch_are_kept_for_evaluation(tmp_path):
         assert (kept["epoch"], kept["global_step"]) == (epoch, 8 * epoch)
         assert kept["config"] == {"batch_size": 8}
         images = Shapes(64, 10, 64, seed=0).load().train.key
-        assert kept[PICTURES] == load_checkpoint(last_checkpoint(tmp_path / "two"))[PICTURES] == images
+        assert kept[TRAIN_IMAGES] == load_checkpoint(last_checkpoint(tmp_path / "two"))[TRAIN_IMAGES] == images
         for name, tensor in expected.items():
             assert torch.equal(kept["state_dict"][name], tensor)
     with pytest.raises(InputError, match=r"epoch-001.ckpt holds weights alone"):

@@ -8,7 +8,9 @@ import logging
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -20,6 +22,18 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 18
 
+_refused = ContextVar("refused", default=False)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Within it `download` raises InputError: images are looked for that were there before."""
+    token = _refused.set(True)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
 
 def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pause_seconds: float = 1.0) -> None:
     """Fetch `url` to `target`, with a progress bar.
@@ -28,6 +42,8 @@ def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pau
     A broken connection is tried again, `attempts` times in all, waiting twice as long each time from `pause_seconds`.
     Raises InputError with the URL, the md5, where to put the file by hand, and `hint`.
     """
+    if _refused.get() and not target.exists():
+        raise InputError(f"there is no {target} any more; say where it is with data.root=PATH")
     by_hand = f"fetch {url} (md5 {md5}) yourself and save it as {target}; {hint}"
     part = target.with_name(target.name + ".part")
     with ExitStack() as stack:
