@@ -20,11 +20,10 @@ from simclr.system.locks import Locked, locked
 EXTRAS = {
     "hydra_joblib_launcher": "joblib",
     "hydra_submitit_launcher": "slurm",
-    "hydra_ray_launcher": "ray",
     "hydra_optuna_sweeper": "optuna",
 }
-# What joblib, submitit and Ray raise where a job's process has ended without an answer.
-LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError", "WorkerCrashedError"}
+# What joblib and submitit raise where a job's process has ended without an answer.
+LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError"}
 
 _held = ExitStack()  # the GPU that this process has taken
 
@@ -44,7 +43,6 @@ def visible_gpus() -> list[str]:
 
 
 OmegaConf.register_new_resolver("jobs_at_once", lambda: len(visible_gpus()) or 2, replace=True)
-OmegaConf.register_new_resolver("gpus_of_a_job", lambda: min(1, len(visible_gpus())), replace=True)
 
 
 def missing(config: DictConfig) -> str | None:

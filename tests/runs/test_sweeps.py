@@ -196,7 +196,6 @@ def test_a_killed_search_completes_as_one_that_was_not(tmp_path):
     [
         ("joblib", "hydra_joblib_launcher", "joblib"),
         ("submitit_slurm", "hydra_submitit_launcher", "slurm"),
-        ("ray", "hydra_ray_launcher", "ray"),
     ],
 )
 def test_a_launcher_that_is_not_installed_says_how_to(tmp_path, launcher, plugin, extra):
