@@ -12,7 +12,7 @@ from simclr.errors import InputError
 from simclr.system import distributed
 
 # Logits that are held at once: 16 MB in float32. Up to a batch of 1,024 that is all of them; beyond, larger chunks are
-# no faster (benchmarks/contrastive.py).
+# no faster (benchmarks.contrastive).
 CHUNK_LOGITS = 2**22
 
 
