@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,15 @@ def run(tmp_path: Path) -> Run:
     return run_command
 
 
+def wait_until(happened: Callable[[], object], process: "subprocess.Popen", said: Callable[[], str] = str) -> None:
+    """Return as soon as that has happened; fail where the process ends before, with what it `said`."""
+    deadline = time.monotonic() + 240
+    while not happened():
+        assert process.poll() is None, said()
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def no_hang() -> Iterator[None]:
     """What hangs ends, after far longer than such a test takes."""
@@ -74,7 +84,7 @@ def no_hang() -> Iterator[None]:
 
 
 def image_bytes(pixels: np.ndarray, format: str = "PNG") -> bytes:
-    """uint8 [H, W, 3] or [H, W] as a image file."""
+    """uint8 [H, W, 3] or [H, W] as an image file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
     return file.getvalue()

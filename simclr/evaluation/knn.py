@@ -10,17 +10,15 @@ from torch import Tensor
 
 from simclr.checks import is_finite, is_whole
 from simclr.errors import InputError
+from simclr.evaluation.held_out import HeldOut, hold_out, middle
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
-    HeldOut,
     Judgement,
     Protocol,
     Subject,
     accuracy,
     accuracy_line,
     check_features,
-    hold_out,
-    middle,
 )
 
 CHUNK = 1024  # queries compared with the whole bank at once; bounds the memory

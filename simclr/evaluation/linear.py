@@ -14,10 +14,10 @@ from torch import Tensor
 
 from simclr.checks import is_finite
 from simclr.errors import InputError
+from simclr.evaluation.held_out import HeldOut, held_out_score, hold_out, middle
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
-    HeldOut,
     Judgement,
     Protocol,
     Subject,
@@ -25,9 +25,6 @@ from simclr.evaluation.protocol import (
     accuracy_line,
     check_classes,
     check_features,
-    held_out_score,
-    hold_out,
-    middle,
 )
 
 log = logging.getLogger(__name__)
