@@ -1,6 +1,7 @@
 """The house keeps its rules: who imports whom, who knows Hydra, what a file says of itself and how long it is."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +130,11 @@ def test_the_first_line_says_what_a_module_does(path):
 def test_a_file_over_250_lines_is_two():
     lengths = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in MODULES}
     assert {name for name, lines in lengths.items() if lines > 250} == STILL_TOO_LONG
+
+
+def test_a_picture_is_called_an_image():
+    """One word for one thing, in code, configurations, tests and docs; CHANGELOG tells of the change."""
+    texts = [path for end in ("py", "yaml", "md") for path in REPOSITORY.glob(f"**/*.{end}")]
+    texts = [path for path in texts if path.relative_to(REPOSITORY).parts[0] in ("simclr", "configs", "tests", "docs")]
+    for path in {*texts, REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"} - {Path(__file__)}:
+        assert not re.search(r"\b[Pp]ictures?\b", path.read_text(encoding="utf-8")), path

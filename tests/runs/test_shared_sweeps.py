@@ -28,7 +28,7 @@ class Command:
             self.process = subprocess.Popen(
                 arguments,
                 cwd=folder,
-                env=environment() | {"PYTHONPATH": str(REPOSITORY), "NAME": name} | variables,
+                env=environment() | {"NAME": name} | variables,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
