@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 
-from measure import composed
+from benchmarks.measure import composed
+from benchmarks.turns import Player
 from simclr.augment import reference
 from simclr.augment.recipe import Recipe
 from simclr.data.files.decode import cores
@@ -25,7 +26,6 @@ from simclr.data.store import ImageStore
 from simclr.losses import info_nce
 from simclr.models.heads import ProjectionHead
 from simclr.runs.compose import build
-from turns import Player
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Parts = tuple[Dataset, nn.Module, LossOf]

@@ -1,6 +1,6 @@
 """What a view costs: every operation and every engine, in milliseconds a view on one core.
 
-python benchmarks/augment.py [--images 256] [--seconds 3] [--json FILE] [KEY=VALUE ...]
+python -m benchmarks.augment [--images 256] [--seconds 3] [--json FILE] [KEY=VALUE ...]
 
 KEY=VALUE are overrides as for train.py (data=shapes, augmentation=baseline, data.size=96, ...). All work on the same
 images with one thread; where there is a GPU, the batched engine is timed there too. The engines take turns, so their
@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from measure import alternate, composed, machine
+from benchmarks.measure import alternate, composed, machine
 from simclr.augment import batched, reference
 from simclr.augment.recipe import Draws, Recipe
 from simclr.runs.compose import build

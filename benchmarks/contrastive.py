@@ -1,6 +1,6 @@
 """Time and memory of InfoNCE against the batch, all logits at once and in chunks: forward, backward, nothing else.
 
-python benchmarks/contrastive.py [--batches 256,1024,4096,8192] [--json FILE]
+python -m benchmarks.contrastive [--batches 256,1024,4096,8192] [--json FILE]
 
 Each figure comes from a process of its own, since a process does not give back the memory of its peak.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from measure import alternate, finished, machine
+from benchmarks.measure import alternate, finished, machine
 from simclr.losses import CHUNK_LOGITS, info_nce
 from simclr.runs.results import provenance, write_json
 from simclr.system.memory import keep_freed_memory
@@ -68,7 +68,7 @@ def main() -> None:
     report: dict[str, dict[str, dict[str, float]]] = {}
     for batch in options.batches.split(","):
         for way, chunk in WAYS.items():
-            one = [sys.executable, __file__, "--one", batch, str(chunk)]
+            one = [sys.executable, "-m", "benchmarks.contrastive", "--one", batch, str(chunk)]
             done = subprocess.run(one, env=EXACT, check=True, capture_output=True, text=True)
             report.setdefault(batch, {})[way] = json.loads(done.stdout)
         cells = " | ".join(f"{1000 * cell['seconds']:.0f} | {cell['gb']:.2f}" for cell in report[batch].values())

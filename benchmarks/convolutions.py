@@ -1,6 +1,6 @@
 """Convolutions on small maps: torch's own against one matrix product per output pixel, shape by shape.
 
-python benchmarks/convolutions.py [--views 512] [--seconds 0.5]
+python -m benchmarks.convolutions [--views 512] [--seconds 0.5]
 
 Prints the time of forward and backward of each, and their ratio, in each precision. `SmallMapConv2d` decides by such a
 table; on a machine where this one reads otherwise, `backbone.small_maps=false` switches it off.
@@ -11,7 +11,7 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from measure import alternate, machine
+from benchmarks.measure import alternate, machine
 from simclr.models.small_maps import SmallMapConv2d, convolution_by_pixels, output_size
 from simclr.system.memory import keep_freed_memory
 

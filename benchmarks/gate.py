@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from turns import Player
+from benchmarks.turns import Player
 
 
 class Gate(Callback):

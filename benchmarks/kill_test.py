@@ -1,6 +1,6 @@
 """Kill real runs at random moments, let each go on with the same command, and count those that end as if never killed.
 
-python benchmarks/kill_test.py [--kills 20] [--seed 0] [--json FILE] [KEY=VALUE ...]
+python -m benchmarks.kill_test [--kills 20] [--seed 0] [--json FILE] [KEY=VALUE ...]
 
 Every second run gets SIGTERM instead of SIGKILL. What has to be equal to a run that nobody touched, bit for bit:
 weights, batch-norm statistics, optimiser, schedule and loss scaler in the last checkpoint, the exported encoder, and
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from measure import machine
+from benchmarks.measure import machine
 from simclr.commands.app import quiet_libraries
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, newest_checkpoint
 from simclr.runs.results import provenance, write_json

@@ -1,6 +1,6 @@
 """Time of the linear protocol on cached features, its choice of L2 included, beside scikit-learn's fit at one strength.
 
-python benchmarks/probe.py [--images 100000] [--features 512] [--classes 200] [--json FILE]
+python -m benchmarks.probe [--images 100000] [--features 512] [--classes 200] [--json FILE]
 
 The features are drawn: Gaussian classes whose variance falls along the axes as that of a trained encoder's does, and
 turned at random, so that no axis is the network's own. The ratio counts one fit of scikit-learn's (L-BFGS to its
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from measure import composed, machine
+from benchmarks.measure import composed, machine
 from simclr.evaluation.linear import linear_evaluation
 from simclr.runs.results import provenance, write_json
 from simclr.system.memory import keep_freed_memory

@@ -1,8 +1,8 @@
 """How the cost of pre-training grows with one key: train.py with each of its values, taking turns.
 
-python benchmarks/scale.py batch_size=64,128,256,512 [--rounds 3] [--json FILE] [KEY=VALUE ...]
-python benchmarks/scale.py data.size=32,64,96,128 data=shapes data.train_count=2000
-python benchmarks/scale.py limit_images=20000,50000,100000
+python -m benchmarks.scale batch_size=64,128,256,512 [--rounds 3] [--json FILE] [KEY=VALUE ...]
+python -m benchmarks.scale data.size=32,64,96,128 data=shapes data.train_count=2000
+python -m benchmarks.scale limit_images=20000,50000,100000
 
 The first key with several values is varied; the rest are overrides as for train.py.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from measure import composed, machine
+from benchmarks.measure import composed, machine
+from benchmarks.turns import STAGES, Turn, give, pre_training, taking_turns
 from simclr.runs.results import provenance, write_json
 from simclr.system.precision import choose_accelerator
-from turns import STAGES, Turn, give, pre_training, taking_turns
 
 
 def main() -> None:

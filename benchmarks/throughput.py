@@ -1,6 +1,6 @@
 """Images per second of pre-training, side by side: this project, a torchvision pipeline, and lightly.
 
-python benchmarks/throughput.py [--rounds 5] [--json FILE] [KEY=VALUE ...]
+python -m benchmarks.throughput [--rounds 5] [--json FILE] [KEY=VALUE ...]
 
 KEY=VALUE are overrides as for train.py (data=shapes, batch_size=128, precision=bf16, compile=true, ...); all three
 programs train on the same images, at the same batch size and in the same precision. Each is a process of its own.
@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from measure import composed, machine, matrix_product_peak
+from benchmarks.measure import composed, machine, matrix_product_peak
+from benchmarks.turns import STAGES, Command, Turn, give, pre_training, taking_turns
 from simclr.data.files.decode import cores
 from simclr.runs.compose import build
 from simclr.runs.results import provenance, write_json
 from simclr.system.precision import choose_accelerator, choose_precision
-from turns import STAGES, Command, Turn, give, pre_training, taking_turns
 
 OURS, REFERENCE, LIGHTLY = "this project", "reference", "lightly"
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}
@@ -72,7 +72,7 @@ def programs(overrides: list[str], precision: str) -> dict[str, Command]:
     if importlib.util.find_spec("lightly") is None:
         print('lightly is not installed and is left out: pip install -e ".[bench]"')
         alternatives.remove(LIGHTLY)
-    program = [sys.executable, str(Path(__file__).with_name("alternatives.py"))]
+    program = [sys.executable, "-m", "benchmarks.alternatives"]
 
     def alternative(name: str) -> Command:
         return lambda pipe, folder: [*program, name, str(pipe), precision, *overrides]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from measure import finished
+from benchmarks.measure import finished
 
 Command = Callable[[int, str], list[str]]  # of the pipe that gives it its turns, and a folder that it may write to
 
@@ -103,16 +103,16 @@ def memory(device: torch.device) -> dict[str, float]:
 
 def pre_training(overrides: list[str]) -> Command:
     """train.py with these overrides, doing nothing but train."""
-    here = Path(__file__).resolve().parent
     return lambda pipe, folder: [
         sys.executable,
-        str(here.parent / "train.py"),
+        "-m",
+        "simclr.commands.train",
         *overrides,
         f"output_root={folder}",
         "epochs=1000",
         "checkpoint_minutes=1e6",
         "callbacks.online_knn=null",
-        "+callbacks.gate._target_=gate.Gate",
+        "+callbacks.gate._target_=benchmarks.gate.Gate",
         f"+callbacks.gate.pipe={pipe}",
     ]
 
@@ -133,10 +133,7 @@ def taking_turns(commands: Mapping[str, Command]) -> Iterator[dict[str, Connecti
             ours, theirs = Pipe()
             pipe = theirs.fileno()
             log = stack.enter_context(logs[name].open("w", encoding="utf-8"))
-            environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent)}
-            process = subprocess.Popen(
-                command(pipe, f"{folder}/{number}"), pass_fds=[pipe], env=environment, stdout=log, stderr=log
-            )
+            process = subprocess.Popen(command(pipe, f"{folder}/{number}"), pass_fds=[pipe], stdout=log, stderr=log)
             theirs.close()
             stack.callback(process.wait)
             players[name] = stack.enter_context(ours)

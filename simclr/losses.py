@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from simclr.system import distributed
 
 # Logits that are held at once: 16 MB in float32. Up to a batch of 1,024 that is all of them; beyond, larger chunks are
-# no faster (benchmarks/contrastive.py).
+# no faster (benchmarks.contrastive).
 CHUNK_LOGITS = 2**22
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -39,27 +40,39 @@ TINY_RUN = (
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def command(script: str, *overrides: object) -> list[str]:
-    return [sys.executable, str(REPOSITORY / script), *map(str, overrides)]
+def command(program: str, *overrides: object) -> list[str]:
+    """program: a script of this checkout, as train.py, or a module, as benchmarks.scale."""
+    start = [str(REPOSITORY / program)] if program.endswith(".py") else ["-m", program]
+    return [sys.executable, *start, *map(str, overrides)]
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """One thread, no GPU, and this checkout's code in whatever processes a command starts."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """run("train.py", overrides...) in an empty working directory of its own; output is captured as text."""
 
-    def run_command(script: str, *overrides: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def run_command(program: str, *overrides: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
-            command(script, *overrides), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+            command(program, *overrides), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
         )
         if check and done.returncode:
-            pytest.fail(f"{script} {overrides} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+            pytest.fail(f"{program} {overrides} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
 
     return run_command
+
+
+def wait_until(happened: Callable[[], object], process: "subprocess.Popen", said: Callable[[], str] = str) -> None:
+    """Return as soon as that has happened; fail where the process ends before, with what it `said`."""
+    deadline = time.monotonic() + 240
+    while not happened():
+        assert process.poll() is None, said()
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -77,7 +90,7 @@ def no_hang() -> Iterator[None]:
 
 
 def image_bytes(pixels: np.ndarray, format: str = "PNG") -> bytes:
-    """uint8 [H, W, 3] or [H, W] as a image file."""
+    """uint8 [H, W, 3] or [H, W] as an image file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
     return file.getvalue()

@@ -9,7 +9,7 @@ SMALL = ("data=shapes", "data.train_count=256", "data.val_count=10", "data.size=
 
 @pytest.mark.slow
 def test_throughput_times_programs_in_turns(run, tmp_path):
-    done = run("benchmarks/throughput.py", "--rounds", 2, "--steps", 1, "--json", tmp_path / "figures.json", *SMALL)
+    done = run("benchmarks.throughput", "--rounds", 2, "--steps", 1, "--json", tmp_path / "figures.json", *SMALL)
     assert "round 2: images/s: this project" in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     ours, reference = figures["programs"]["this project"], figures["programs"]["reference"]
@@ -21,7 +21,7 @@ def test_throughput_times_programs_in_turns(run, tmp_path):
 
 @pytest.mark.slow
 def test_scale_varies_one_key(run, tmp_path):
-    run("benchmarks/scale.py", "batch_size=8,16", "--rounds", 1, "--json", tmp_path / "figures.json", *SMALL[:4])
+    run("benchmarks.scale", "batch_size=8,16", "--rounds", 1, "--json", tmp_path / "figures.json", *SMALL[:4])
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["key"] == "batch_size"
     assert all(value["ms_an_image"] > 0 for value in figures["values"].values())
@@ -29,7 +29,7 @@ def test_scale_varies_one_key(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_program_that_fails_is_heard(run):
-    done = run("benchmarks/scale.py", "batch_size=8,16", "data.root=/nowhere.zip", check=False)
+    done = run("benchmarks.scale", "batch_size=8,16", "data.root=/nowhere.zip", check=False)
     assert done.returncode == 1
     assert "data.root=/nowhere.zip does not exist" in done.stderr
     assert "Traceback" not in done.stderr
@@ -38,19 +38,19 @@ def test_a_program_that_fails_is_heard(run):
 @pytest.mark.slow
 def test_the_small_ones_print_their_tables(run, tmp_path):
     figures = tmp_path / "figures.json"
-    run("benchmarks/augment.py", "--images", 8, "--seconds", 0.01, "--json", figures, *SMALL)
+    run("benchmarks.augment", "--images", 8, "--seconds", 0.01, "--json", figures, *SMALL)
     engines = json.loads(figures.read_text())["milliseconds_a_view"]["engines"]
     assert {"batched", "torchvision transforms.v2 on tensors"} <= engines.keys()
-    run("benchmarks/contrastive.py", "--batches", "8,16", "--json", tmp_path / "contrastive.json")
+    run("benchmarks.contrastive", "--batches", "8,16", "--json", tmp_path / "contrastive.json")
     assert json.loads((tmp_path / "contrastive.json").read_text())["batches"].keys() == {"8", "16"}
-    probe = run("benchmarks/probe.py", "--images", 400, "--features", 16, "--classes", 4)
+    probe = run("benchmarks.probe", "--images", 400, "--features", 16, "--classes", 4)
     assert "400 × 16, 4 classes: the whole protocol" in probe.stdout
-    table = run("benchmarks/convolutions.py", "--views", 8, "--seconds", 0.01).stdout
+    table = run("benchmarks.convolutions", "--views", 8, "--seconds", 0.01).stdout
     assert "3×3 /1  2×2×512 to 2×2×512" in table
 
 
 @pytest.mark.slow
 def test_killed_runs_end_as_if_never_killed(run, tmp_path):
-    done = run("benchmarks/kill_test.py", "--kills", 2, "--seed", 3, "--json", tmp_path / "figures.json")
+    done = run("benchmarks.kill_test", "--kills", 2, "--seed", 3, "--json", tmp_path / "figures.json")
     assert "2 of 2 ended as if never killed." in done.stdout
     assert len(json.loads((tmp_path / "figures.json").read_text())["kills"]) == 2

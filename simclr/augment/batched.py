@@ -1,6 +1,6 @@
 """The batched engine: whole batches on their own device, every image with its own draw.
 
-Operations take images [B, 3, H, W], float32 in [0, 1], and one parameter a image, [B]; they return the same shape.
+Operations take images [B, 3, H, W], float32 in [0, 1], and one parameter an image, [B]; they return the same shape.
 Each agrees with torchvision's operation of the same name at the same parameter.
 
 What makes it fast is few passes over the pixels, each of a kind that vectorises: docs/performance.md has the price of
@@ -126,7 +126,7 @@ def solarize(images: Tensor, threshold: int) -> Tensor:
 def color_jitter(images: Tensor, draws: Draws, fused: bool = False) -> Tensor:
     """The four adjustments, in each image's own order, for the images that draws.jitter marks.
 
-    Three of them are blends, so whichever of the three is a image's turn, one blend serves all images at once;
+    Three of them are blends, so whichever of the three is an image's turn, one blend serves all images at once;
     a factor of 1 leaves the others as they are.
     """
     blend, turn_hue = (_fused(_blend), _fused(adjust_hue)) if fused else (_blend, adjust_hue)

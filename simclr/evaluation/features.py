@@ -40,7 +40,7 @@ def clean(images: Tensor, rows: slice) -> Tensor:
 
 
 def are_finite(*features: Tensor) -> bool:
-    """Whether all features [N, F] can be compared: no NaN, no infinity, none so large that a image's length is."""
+    """Whether all features [N, F] can be compared: no NaN, no infinity, none so large that an image's length is."""
     return all(bool(x.norm(dim=1).isfinite().all()) for x in features)
 
 

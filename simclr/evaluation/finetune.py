@@ -18,18 +18,15 @@ from simclr.checks import is_finite, is_whole
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.features import extract
+from simclr.evaluation.held_out import HeldOut, held_out_score, hold_out, middle
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
-    HeldOut,
     Judgement,
     Protocol,
     Subject,
     accuracy,
     accuracy_line,
     check_classes,
-    held_out_score,
-    hold_out,
-    middle,
 )
 from simclr.system.randomness import generator
 

@@ -9,17 +9,15 @@ from torch import Tensor
 
 from simclr.checks import is_finite, is_whole
 from simclr.errors import InputError
+from simclr.evaluation.held_out import HeldOut, hold_out, middle
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
-    HeldOut,
     Judgement,
     Protocol,
     Subject,
     accuracy,
     accuracy_line,
     check_features,
-    hold_out,
-    middle,
     tried,
 )
 

@@ -21,7 +21,7 @@ FEW = 16  # images; the rank of fewer says nothing
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of the two views of a image on the unit sphere (Wang & Isola 2020, section 4.1).
+    """Mean squared distance of the two views of an image on the unit sphere (Wang & Isola 2020, section 4.1).
 
     first, second: [N, D], row by row the features of two views of one image, any scale. Scalar from 0 (views are
     told apart by nothing) to 4; smaller is better.

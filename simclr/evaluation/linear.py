@@ -13,10 +13,10 @@ from torch import Tensor
 
 from simclr.checks import is_finite
 from simclr.errors import InputError
+from simclr.evaluation.held_out import HeldOut, held_out_score, hold_out, middle
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
-    HeldOut,
     Judgement,
     Protocol,
     Subject,
@@ -24,9 +24,6 @@ from simclr.evaluation.protocol import (
     accuracy_line,
     check_classes,
     check_features,
-    held_out_score,
-    hold_out,
-    middle,
     tried,
 )
 
@@ -237,6 +234,6 @@ class Linear(Protocol):
 
 
 class Transfer(Linear):
-    """The linear protocol on a image set that the encoder was not trained on."""
+    """The linear protocol on an image set that the encoder was not trained on."""
 
     name = "transfer"

@@ -10,18 +10,9 @@ from torch import Tensor
 
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
+from simclr.evaluation.held_out import HeldOut, hold_out, middle
 from simclr.evaluation.linear import check_grid
-from simclr.evaluation.protocol import (
-    DRAWS,
-    HeldOut,
-    Judgement,
-    Protocol,
-    Subject,
-    check_features,
-    hold_out,
-    mean_interval,
-    middle,
-)
+from simclr.evaluation.protocol import DRAWS, Judgement, Protocol, Subject, check_features, mean_interval
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Where an output map has four pixels, a 3×3 convolution spends more than half of its work on the padding around it, and
 a CPU's convolution routines are far from their best there. Each output pixel is then one matrix product: the patch of
 the input that it sees, times the part of the kernel that does not hang over the edge. docs/performance.md has the
-times, and benchmarks/convolutions.py measures them.
+times, and benchmarks.convolutions measures them.
 """
 
 from __future__ import annotations

@@ -6,25 +6,30 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
+from simclr.errors import Refused
 from simclr.system.locks import Locked, locked
 
 # Hydra's plugins by the package that has them, and this project's extra that installs it.
 EXTRAS = {
     "hydra_joblib_launcher": "joblib",
     "hydra_submitit_launcher": "slurm",
-    "hydra_ray_launcher": "ray",
     "hydra_optuna_sweeper": "optuna",
 }
-# What joblib, submitit and Ray raise where a job's process has ended without an answer.
-LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError", "WorkerCrashedError"}
+# What joblib and submitit raise where a job's process has ended without an answer.
+LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError"}
 
 _held = ExitStack()  # the GPU that this process has taken
 
@@ -44,7 +49,6 @@ def visible_gpus() -> list[str]:
 
 
 OmegaConf.register_new_resolver("jobs_at_once", lambda: len(visible_gpus()) or 2, replace=True)
-OmegaConf.register_new_resolver("gpus_of_a_job", lambda: min(1, len(visible_gpus())), replace=True)
 
 
 def missing(config: DictConfig) -> str | None:
@@ -72,6 +76,59 @@ def _installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def repeat(launcher: str, again: Callable[[range], list[int]]) -> None:
+    """Let this launcher class start jobs again for as long as `again` names any of those that it has run.
+
+    And let it say in one line that a job's process was killed; Hydra would print its insides.
+    """
+    launcher_class: Any = Plugins.instance().class_name_to_class[launcher]
+    launch = launcher_class.launch
+
+    def launch_or_tell(self: Any, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        try:
+            return launch(self, job_overrides, first)
+        except Exception as error:
+            if type(error).__name__ not in LOST:
+                raise
+            print(
+                "error: the process of a job was killed (out of memory?); repeat the command to go on", file=sys.stderr
+            )
+            raise Refused(1) from None
+
+    def launch_all(self: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        results = list(launch_or_tell(self, job_overrides, initial_job_idx))
+        while numbers := again(range(initial_job_idx, initial_job_idx + len(results))):
+            places = [number - initial_job_idx for number in numbers]
+            redone = launch_or_tell(self, [job_overrides[place] for place in places], _Numbers(numbers))
+            for place, result in zip(places, redone, strict=True):
+                results[place] = result
+        return results
+
+    launcher_class.launch = launch_all
+
+
+class _Numbers(int):
+    """The numbers of some jobs in place of the first one's, to which launchers add a job's place in their list."""
+
+    numbers: list[int]
+
+    def __new__(cls, numbers: list[int]) -> _Numbers:
+        self = super().__new__(cls, numbers[0])
+        self.numbers = numbers
+        return self
+
+    def __add__(self, place: int) -> int:
+        return self.numbers[place]
+
+
+def create_storage(url: str, folder: Path) -> None:
+    """Make Optuna's tables where there are none, which fails for searches that do it at the same moment."""
+    import optuna
+
+    with locked(folder / ".optuna.lock", timeout=None):
+        optuna.storages.get_storage(url)
 
 
 @cache

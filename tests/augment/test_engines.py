@@ -62,7 +62,7 @@ def test_crop_resize_and_flip(images, size):
         assert (ours[i] - theirs / 255).abs().max() <= ONE_LEVEL
 
 
-def test_crop_of_a_image_that_is_not_square():
+def test_crop_of_an_image_that_is_not_square():
     images = torch.randint(0, 256, (8, 40, 72, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     draws = draw(RECIPE, 8, 40, 72)
     ours = batched.resized_crop(images, draws, 64)

@@ -83,7 +83,7 @@ def test_one_class_is_no_label(tmp_path, caplog, top):
     assert "no labels (which take folders of two classes)" in caplog.text
 
 
-def test_a_image_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
     root = write_folder(tmp_path / "p", {"good.jpg": GOOD})
     (root / "memory.jpg").symlink_to("/proc/self/mem")  # a regular file, whoever asks, whose first byte is an error
     with pytest.raises(InputError, match=r"memory\.jpg cannot be read \(Input/output error\); make it readable"):

@@ -64,7 +64,7 @@ def test_pixels_are_not_decoded_to_be_counted():
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 0.5, 0.95])
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_a_image_that_is_cut_short_is_named(tmp_path, format, cut):
+def test_an_image_that_is_cut_short_is_named(tmp_path, format, cut):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), format)
     part = whole[: int(cut * len(whole)) if isinstance(cut, float) else cut]
@@ -72,7 +72,7 @@ def test_a_image_that_is_cut_short_is_named(tmp_path, format, cut):
         load_image(tmp_path, "cut.jpg", part)
 
 
-@pytest.mark.parametrize("content", [b"", b"a letter, not a image\n" * 50, bytes(1000), b"P6 3 3 255 x"])
+@pytest.mark.parametrize("content", [b"", b"a letter, not an image\n" * 50, bytes(1000), b"P6 3 3 255 x"])
 def test_what_is_no_image_is_named(tmp_path, content):
     with pytest.raises(InputError, match=r"letter\.jpg in .* cannot be decoded"):
         load_image(tmp_path, "letter.jpg", content)

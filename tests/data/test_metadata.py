@@ -23,7 +23,7 @@ SIZE = 16
 RAMP = np.arange(SIZE) * 15
 PIXELS = np.stack([np.add.outer(RAMP, RAMP) // 2, np.add.outer(RAMP, 0 * RAMP), np.full((SIZE, SIZE), 90)], axis=-1)
 PICTURE = Image.fromarray(PIXELS.astype(np.uint8))
-SIDEWAYS = 6  # the orientation of a image that is to be turned by a quarter to the right
+SIDEWAYS = 6  # the orientation of an image that is to be turned by a quarter to the right
 MEGABYTES = b"x" * 3_000_000
 
 

@@ -75,7 +75,7 @@ def test_every_split_is_sound(collection, fraction):
         own = labels == label
         assert (own & ~held_out).any()
         elsewhere = set(digests[~own])
-        assert not elsewhere & set(digests[own & held_out])  # a image of two classes judges nobody
+        assert not elsewhere & set(digests[own & held_out])  # an image of two classes judges nobody
         copies = [np.sum(digests == one) for one in set(digests[own]) - elsewhere]
         can_be_held_out = any(n < own.sum() for n in copies)
         assert (own & held_out).any() == can_be_held_out

@@ -11,8 +11,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from simclr.data.store import ImageStore
 from simclr.evaluation import linear
 from simclr.evaluation.features import extract, extract_with_cache, frozen
+from simclr.evaluation.held_out import hold_out
 from simclr.evaluation.knn import knn_predict
-from simclr.evaluation.protocol import accuracy, accuracy_line, hold_out, mean_interval, share_interval
+from simclr.evaluation.protocol import accuracy, accuracy_line, mean_interval, share_interval
 from simclr.models.backbone import resnet18_encoder
 from simclr.system.randomness import generator
 

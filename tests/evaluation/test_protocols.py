@@ -16,9 +16,10 @@ from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation import localize
 from simclr.evaluation.finetune import Finetune, balanced
+from simclr.evaluation.held_out import hold_out
 from simclr.evaluation.knn import KNN, choose
 from simclr.evaluation.linear import Linear
-from simclr.evaluation.protocol import Protocol, Subject, hold_out
+from simclr.evaluation.protocol import Protocol, Subject
 from simclr.models.backbone import resnet18_encoder
 from tests.evaluation.test_probes import GRID, clusters
 

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.conftest import REPOSITORY, TINY_RUN, command, environment, scalars, weights
+from tests.conftest import REPOSITORY, TINY_RUN, command, environment, scalars, wait_until, weights
 
 FOUR = ("-m", "data=shapes", "seed=1,2,3,4")
 
@@ -29,7 +28,7 @@ class Command:
             self.process = subprocess.Popen(
                 arguments,
                 cwd=folder,
-                env=environment() | {"PYTHONPATH": str(REPOSITORY), "NAME": name} | variables,
+                env=environment() | {"NAME": name} | variables,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -40,11 +39,7 @@ class Command:
         return self.log.read_text(encoding="utf-8")
 
     def wait_until(self, happened: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 120
-        while not happened():
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.01)
+        wait_until(happened, self.process, lambda: self.said)
 
     def kill(self) -> None:
         """All of it, without a chance to say a word."""

@@ -27,7 +27,7 @@ def results(tmp_path_factory) -> dict[int, dict[str, dict[str, torch.Tensor]]]:
         file = folder / f"{processes}.pt"
         done = subprocess.run(
             [*starter, script, str(file)],
-            env=environment() | {"PYTHONPATH": str(REPOSITORY)},
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=600,

@@ -41,7 +41,7 @@ def test_shapes_are_balanced_and_named():
     assert np.bincount(train.labels).tolist() == [50] * len(SHAPES)
 
 
-def test_the_hue_of_a_image_says_nothing_about_its_class():
+def test_the_hue_of_an_image_says_nothing_about_its_class():
     train = Shapes(2000, 10, 16, seed=0).load().train
     red, green, blue = train.pixels.reshape(2000, -1, 3).mean(axis=1).T
     for hue in (red - green, green - blue):
@@ -73,7 +73,7 @@ def test_folder_with_train_and_val(tmp_path):
 def test_folder_without_a_split_holds_some_out(tmp_path):
     for i in range(20):
         random_image(tmp_path / "p" / "ab"[i % 2] / "deeper" / f"{i}.jpg", (40, 40), seed=i)
-    (tmp_path / "p" / "a" / "notes.txt").write_text("not a image")
+    (tmp_path / "p" / "a" / "notes.txt").write_text("not an image")
     _, train, val = ImageFolder(str(tmp_path / "p"), 16, 0.25).load()
     assert (len(train), len(val)) == (15, 5)
     assert sorted([*train.rows, *val.rows]) == list(range(20))

@@ -1,0 +1,97 @@
+"""The docs are true where a program can tell: commands compose, links lead somewhere, the tests they name exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from simclr.runs.compose import CONFIGS, prefer_own_configs
+from tests.conftest import REPOSITORY
+
+DOCS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
+TESTS = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py")}
+COMMANDS = {"train.py": "train", "linear_eval.py": "linear_eval", "simclr.visualize": "visualize"}
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The configuration and the overrides of every command in the blocks of a document."""
+    for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.search(
+                r"(?:python(?: -m)?|torchrun .*?) (train\.py|linear_eval\.py|simclr\.visualize)\b(.*)", line
+            )
+            if found:
+                arguments = shlex.split(found[2].partition(";")[0], comments=True)
+                yield COMMANDS[found[1]], [word for word in arguments if "=" in word]
+
+
+def readme_files() -> list[str]:
+    """The files that README tells a newcomer to read, in order."""
+    return re.findall(r"^\d+\. `(simclr/\S+\.py)`", text_of(REPOSITORY / "README.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_commands_compose(path):
+    prefer_own_configs()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for config_name, overrides in commands(text_of(path)):
+            each = [override for override in overrides if not override.startswith("hydra/launcher=")]
+            swept = OverridesParser.create().parse_overrides(each)
+            first = [
+                f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else given
+                for one, given in zip(swept, each, strict=True)
+            ]
+            compose(config_name, first)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text_of(path)):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_tests_that_hold_a_promise_exist(path):
+    """As `test_file.py`, `test_file.py::test_name`, or `test_name` alone; … stands for what is left out."""
+    for quoted in re.findall(r"`(…?test_[^`]*)`", text_of(path)):
+        file, name = re.fullmatch(r"(?:(test_\w+\.py)(?:::)?)?…?(\w*).*", quoted).groups()
+        if file:
+            assert f"def {name}" in TESTS[file] if name else file in TESTS, quoted
+        else:
+            assert any(f"def {name}" in text for text in TESTS.values()), quoted
+
+
+def test_a_newcomer_reads_less_than_1500_lines():
+    files = readme_files()
+    assert len(files) > 5
+    assert sum(text_of(REPOSITORY / name).count("\n") for name in files) < 1500
+
+
+def test_readme_lists_every_room():
+    listed = re.findall(
+        r"^\| `(\w+)` \|", text_of(REPOSITORY / "README.md").partition("## Read the code")[2], re.MULTILINE
+    )
+    rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "simclr").iterdir() if path.name[0] != "_"}
+    assert set(listed) == rooms - {"errors", "checks", "visualize"}
+
+
+def test_readme_lists_every_choice():
+    table = dict(re.findall(r"^\| `(\S+)` \| ((?:`\w+`(?:, )?)+) \|", text_of(REPOSITORY / "README.md"), re.MULTILINE))
+    groups = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*.yaml")} - {"hydra", "protocol"}
+    assert groups | {"hydra/launcher"} == table.keys() - top_level_keys()
+    for group in groups:
+        assert set(re.findall(r"`(\w+)`", table[group])) == {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+
+
+def top_level_keys() -> set[str]:
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    return set(map(str, OmegaConf.load(CONFIGS / "train.yaml"))) - groups
