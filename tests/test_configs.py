@@ -59,7 +59,7 @@ def test_experiments_compose_and_begin_with_how_to_run_them(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_train_a_step(experiment, tmp_path):
-    from simclr.commands.train import train
+    from simclr.commands.pretrain import pretrain
 
     tiny = (
         "data=shapes",
@@ -75,7 +75,7 @@ def test_experiments_train_a_step(experiment, tmp_path):
         config.hydra.runtime.output_dir = str(tmp_path)
         HydraConfig.instance().set_config(config)
         del config["hydra"]
-    train(config, Stop(75))
+    pretrain(config, Stop(75))
     assert json.loads((tmp_path / "metrics.json").read_text())["images_seen"] == 16
 
 

@@ -72,3 +72,10 @@ def _reads_as(value: str) -> object:
     except HydraException:
         return None
     return None if override.is_sweep_override() else override.value()
+
+
+def program(script: str) -> str:
+    """How a person calls a command: `python train.py` in a checkout, by its own name where it has been installed."""
+    if (CONFIGS.parent / script).exists():
+        return f"python {script}"
+    return {"train.py": "simclr-train", "linear_eval.py": "simclr-eval"}[script]

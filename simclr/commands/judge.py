@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,6 +21,7 @@ from simclr.runs.checkpoint import locate, of_a_run
 from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
+from simclr.runs.identity import upgraded
 from simclr.runs.images import open_images
 from simclr.runs.place import results_place
 from simclr.runs.questions import result_name
@@ -52,6 +54,15 @@ def judge(config: DictConfig) -> float | None:
     assert val is not None, "Protocol.check"
     leaked = in_both(train, val)
     warn_of_doubts(train, val)
+    learned_at, judged_at = upgraded(checkpoint["config"])["augmentation"].get("size"), val.pixels.shape[1]
+    if learned_at not in (None, judged_at):
+        log.warning(
+            "The encoder learned from views of %s pixels, and is judged on images of %d; choose data.size=%s for what "
+            "it knows.",
+            learned_at,
+            judged_at,
+            learned_at,
+        )
     subject = Subject(
         encoder=parts["backbone"].to(device),
         head=parts["head"].to(device) if config.layer == "head" else None,
@@ -117,3 +128,8 @@ def show(place: Path, name: str, numbers: dict[str, Any], step: int) -> None:
                 events.add_scalar(f"{name}/{key}", value, step)
     for path in before:
         path.unlink(missing_ok=True)
+
+
+def protocol_config(protocol: str) -> DictConfig:
+    """linear_eval.py's configuration with this choice of protocol."""
+    return compose("linear_eval", [f"protocol={protocol}"])

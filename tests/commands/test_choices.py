@@ -10,7 +10,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict, read_write
 
-from simclr.commands.train import train
+from simclr.commands.pretrain import pretrain
 from simclr.errors import InputError
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from simclr.runs.compose import build
@@ -32,7 +32,7 @@ def trained(folder, *overrides: str) -> dict:
         config.hydra.runtime.output_dir = str(folder)
         HydraConfig.instance().set_config(config)
         del config["hydra"]
-    train(config, Stop(75))
+    pretrain(config, Stop(75))
     return json.loads((folder / "metrics.json").read_text())
 
 

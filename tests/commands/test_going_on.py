@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from simclr.commands.train import train
+from simclr.commands.pretrain import pretrain
 from simclr.errors import InputError
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from simclr.runs.compose import CONFIGS
@@ -36,7 +36,7 @@ def trained(*overrides: str) -> Path:
         del config["hydra"]
     with_absolute_paths(config)
     with claimed(run_dir, config):
-        train(config, Stop(75))
+        pretrain(config, Stop(75))
     return run_dir
 
 
