@@ -95,3 +95,37 @@ def test_readme_lists_every_choice():
 def top_level_keys() -> set[str]:
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     return set(map(str, OmegaConf.load(CONFIGS / "train.yaml"))) - groups
+
+
+def test_the_method_that_contributing_shows_learns():
+    import collections.abc
+    import functools
+    import typing
+
+    import torch
+    from torch import nn
+
+    from simclr.augment.augmentation import Augmentation
+    from simclr.data.batch import Views
+    from simclr.methods import base
+    from simclr.models.backbone import resnet18_encoder
+    from simclr.models.heads import ProjectionHead
+    from simclr.optim.schedules import cosine
+
+    (snippet,) = re.findall(
+        r"^```python\n(.*?)^```$", text_of(REPOSITORY / "CONTRIBUTING.md"), re.MULTILINE | re.DOTALL
+    )
+    names = {**vars(typing), **vars(collections.abc), **vars(base), "F": torch.nn.functional, "nn": nn}
+    names |= {"torch": torch, "Augmentation": Augmentation, "Views": Views}
+    exec(snippet, names)
+    torch.manual_seed(0)
+    head = functools.partial(ProjectionHead, hidden_features=16, out_features=8)
+    backbone = functools.partial(resnet18_encoder, "standard")
+    method = names["SimSiam"](
+        predictor=head, backbone=backbone, head=head, optimizer=torch.optim.Adam, scheduler=cosine
+    )
+    scalars = method.compute(Views([torch.rand(4, 3, 32, 32) for _ in range(2)], {}))
+    assert scalars.keys() == method.scalars.keys()
+    assert -1 <= scalars["loss"] <= 1
+    scalars["loss"].backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())

@@ -24,3 +24,4 @@ class ProjectionHead(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.Linear(hidden_features, out_features),
         )
+        self.out_features = out_features
