@@ -125,7 +125,9 @@ def test_engines_agree(recipe, images):
     plain = replace(recipe, solarize_p=0)  # a value rounded across the threshold would be inverted by one engine alone
     draws = draws_of(plain, images)
     difference = batched.augment(images, draws, plain) - reference.augment(images, draws, plain)
-    assert difference.abs().mean() * 255 < 2
+    # The reference rounds to a level after each of up to four colour operations, of which a later one enlarges what an
+    # earlier one has rounded; over many pixels that averages out, in an image of one it does not.
+    assert difference.abs().mean() * 255 < (2 if images[0].numel() > 3 * 16 else 4)
     assert difference.abs().max() * 255 < 16
 
 

@@ -70,6 +70,7 @@ def test_what_people_write_for_no_logger(value):
     assert prepared([f"limit_images={value}"], "train") == [f"limit_images={value}"]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_with_an_odd_name_below_home_ends_with_a_line_that_can_be_pasted(
     run: Run, tmp_path, monkeypatch
 ):

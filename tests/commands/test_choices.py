@@ -51,6 +51,7 @@ def test_without_a_logger_the_last_values_are_those_with_one(tmp_path, with_curv
     assert metrics["protocol"].keys() == with_curves["protocol"].keys()
 
 
+@pytest.mark.slow
 def test_another_logger_gets_what_it_takes(tmp_path, with_curves):
     trained(tmp_path, "logger._target_=pytorch_lightning.loggers.CSVLogger")
     with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
@@ -151,6 +152,7 @@ def test_what_would_make_it_another_run_is_refused_with_the_key_to_use(argument,
         check_trainer_settings(as_dict(config.trainer), config.epochs)
 
 
+@pytest.mark.slow
 def test_settings_that_change_no_number_pass(tmp_path, with_curves, capsys):
     harmless = ("num_sanity_val_steps=1", "detect_anomaly=true", "limit_val_batches=0.5", "inference_mode=false")
     overrides = ["callbacks.progress=null", *(f"+trainer.{one}" for one in harmless)]

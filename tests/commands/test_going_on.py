@@ -110,6 +110,7 @@ def test_what_cannot_hold_is_refused_by_name_and_leaves_nothing(eight_steps, ove
     assert not [path for path in Path().rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_told_of_the_shorter_one_and_how_to_go_on_from_it(eight_steps, caplog):
     shutil.copytree(eight_steps.parent, "outputs")
     shorter = Path("outputs").absolute() / eight_steps.name

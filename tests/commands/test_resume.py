@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
     [
         pytest.param("SIGTERM", 75, marks=pytest.mark.slow),
         pytest.param("SIGUSR1", 75, marks=pytest.mark.slow),
-        ("SIGINT", 130),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, name, status):

@@ -53,6 +53,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished):
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
+@pytest.mark.slow
 def test_a_leak_is_said_before_training_and_beside_every_figure(run: Run, tmp_path):
     random = np.random.default_rng(0)
     images = [image_bytes(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(48)]

@@ -277,6 +277,7 @@ def test_choices_that_there_are_not(source):
         TinyImageNet("data", 64, download="maybe")
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_real_subset(real_subset, tmp_path):
     _, train, val = TinyImageNet(str(real_subset), 64, str(tmp_path / "store")).load()

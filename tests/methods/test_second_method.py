@@ -108,18 +108,6 @@ def test_it_resumes_bit_for_bit(project):
         assert torch.equal(again["state_dict"][name], tensor), name
 
 
-def test_images_without_labels_are_refused_before_any_work(project, tmp_path):
-    from tests.training.test_datamodule import random_image
-
-    for number in range(20):
-        random_image(tmp_path / "images" / f"{number}.png", (16, 16), seed=number)
-    arguments = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.size=16", "batch_size=4", "epochs=1"]
-    done = command(project, "train.py", *arguments, *CHOICES, f"output_root={tmp_path / 'out'}")
-    assert done.returncode == 1
-    assert "error: the method learns from labels, which these images lack" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.slow
 def test_it_is_judged_drawn_and_reported(project):
     run = only_run(project / "outputs")

@@ -129,6 +129,7 @@ def test_a_run_in_use_is_left_to_its_process_and_counted_as_theirs(start, tmp_pa
     assert since == {1: ["anna"], 2: ["ben"], 3: ["ben"], 4: ["ben"]}
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_taken_over(start, tmp_path):
     anna = start("anna", HOLD="yes")
     anna.wait_until(lambda: 1 in trained_by(tmp_path))

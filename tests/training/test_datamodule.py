@@ -1,6 +1,7 @@
 """Procedural shapes, image folders, and the batches that training reads."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from simclr.augment import reference
 from simclr.data.batch import Batch
 from simclr.data.folder import ImageFolder
 from simclr.data.shapes import SHAPES, Shapes
+from simclr.data.store import Splits
 from simclr.errors import InputError
 from simclr.training.datamodule import PretrainingData, StepLoader
 from tests.augment.test_engines import RECIPE
@@ -203,6 +205,35 @@ def test_settings_that_cannot_be_used():
         PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 64, 0).setup()
     with pytest.raises(InputError, match="batch_size=32 is larger than the number of training images, 20"):
         PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 32, 0, limit_images=20).setup()
+
+
+def test_a_batch_carries_the_columns_that_the_method_reads_and_no_other(store):
+    data = PretrainingData(Shapes(50, 10, 16, 0), two_views(replace(RECIPE, size=16)), 8, 0, reads={"labels"})
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert batch.columns.keys() == {"labels"}
+    assert batch.columns["labels"].tolist() == data.pretrain.labels[batch.rows].tolist()
+    assert data.on_after_batch_transfer(batch, 0).columns is batch.columns
+
+
+def test_images_that_lack_what_the_method_reads_are_refused():
+    data = PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 8, 0, reads={"labels", "boxes"})
+    with pytest.raises(InputError, match="the method learns from boxes, which these images lack"):
+        data.setup()
+
+
+def test_what_is_learned_from_need_not_be_what_probes_are_fitted_on():
+    """Limiting the one leaves the other whole."""
+    train, val = Shapes(50, 10, 16, 0).load()[1:]
+
+    class Apart:
+        def load(self) -> Splits:
+            return Splits(Shapes(80, 10, 16, 1).load().train, train, val)
+
+    data = PretrainingData(Apart(), two_views(RECIPE), 8, 0, limit_images=20)
+    data.setup()
+    assert (len(data.pretrain), len(data.train), len(data.val)) == (20, 50, 10)
+    assert data.steps_per_epoch == 2
 
 
 def test_an_epoch_of_the_full_data_set_is_390_steps():

@@ -31,6 +31,7 @@ def test_a_rate_that_destroys_the_network_is_not_done_without_a_word(run):
     assert "This run seems to have learned nothing: " in done.stdout
 
 
+@pytest.mark.slow
 def test_what_an_epoch_leaves_out_is_said(run):
     done = run("train.py", *TINY_RUN, "batch_size=33", "epochs=1", "callbacks.label_free=null")
     assert "batch_size=33 leaves 31 of 64 images out of every epoch" in done.stdout
