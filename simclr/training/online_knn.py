@@ -53,7 +53,7 @@ class OnlineKNN(PeriodicMeasure):
             self.leak = f"; {leak_words(leaked, len(data.val))}"
         if data.val is not None and data.val.labels is not None and data.train.labels is not None:
             majority = 100 * float((data.val.labels == np.bincount(data.train.labels).argmax()).mean())
-            if majority * len(data.val.classes) > 2 * 100:
+            if majority * len(data.val.classes) > 1.5 * 100:  # well above chance, unseen
                 log.info("Always the largest class would be right of %.2f %% of the validation images.", majority)
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:

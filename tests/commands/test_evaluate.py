@@ -84,6 +84,12 @@ def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir, tmp_path):
     assert result["top1"] == json.loads((run_dir / "linear_eval.json").read_text())["top1"]
 
 
+def test_images_of_another_size_than_those_learned_from_are_said(run_dir, caplog):
+    judged(f"run={run_dir}", "protocol=knn", "data=shapes", "data.train_count=40", "data.size=32")
+    said = "learned from views of 16 pixels, and is judged on images of 32; choose data.size=16"
+    assert said in caplog.text
+
+
 def test_the_runs_own_images_by_any_choice_are_the_plain_question(run_dir):
     before = (run_dir / "linear_eval.json").read_text()
     own = ("data=shapes", "data.size=16", "data.train_count=64", "data.val_count=20")

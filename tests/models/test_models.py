@@ -39,6 +39,18 @@ def test_stems(stem, side):
     assert encoder.state_dict().keys() == {k for k in resnet18().state_dict() if not k.startswith("fc.")}
 
 
+def test_a_small_stem_loads_into_torchvisions_network_as_readme_says():
+    ours = resnet18_encoder("small").eval()
+    theirs = resnet18(weights=None)
+    theirs.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    loaded = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert loaded.missing_keys == ["fc.weight", "fc.bias"]
+    assert not loaded.unexpected_keys
+    theirs.fc = torch.nn.Identity()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs.eval()(images))
+
+
 def test_an_unknown_stem_is_named():
     with pytest.raises(ValueError, match="stem=tiny is not known; choose standard or small"):
         resnet18_encoder("tiny")
