@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from simclr.errors import InputError
 from simclr.runs.compose import build
 from simclr.runs.targets import logger_of
-from simclr.system.precision import choose_precision, earlier_choice
+from simclr.system.precision import check_precision, choose_precision, earlier_choice
 from simclr.system.threads import CoreMeter, choose_threads
 from simclr.training.periodic import PeriodicMeasure
 
@@ -36,6 +36,7 @@ def chosen_machine(config: DictConfig, accelerator: str, before: dict[str, Any] 
     began = None
     if before is not None and before.get("accelerator", accelerator) == accelerator:
         began = before.get("precision", earlier_choice(accelerator))
+        check_precision(began)
     precision, notice = choose_precision(str(config.precision), accelerator, began)
     threads = choose_threads(config.threads, (before or {}).get("threads"), meter.others())
     torch.set_num_threads(threads.number)

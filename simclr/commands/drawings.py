@@ -19,8 +19,9 @@ from simclr.evaluation.features import extract_with_cache
 from simclr.evaluation.protocol import check_features
 from simclr.figures.stages import stages
 from simclr.report.palette import save
-from simclr.runs.assemble import reassemble
+from simclr.runs.assemble import own_part, reassemble
 from simclr.runs.checkpoint import Loaded, load_checkpoint
+from simclr.runs.compose import build
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +49,12 @@ class Subject:
 
     def encoder(self, path: Path | None) -> nn.Module:
         """As its weights at `path` make it, or untrained where that is None."""
-
         checkpoint = self.last.content if path is None or path == self.last.path else load_checkpoint(path)
         trained = [] if path is None else ["backbone"]
-        return reassemble(checkpoint, trained).method.parts()["backbone"].to(self.device)
+        return reassemble(checkpoint, trained)["backbone"].to(self.device)
 
     def features(self, encoder: nn.Module, store: ImageStore, title: str) -> torch.Tensor:
         """Float32 [N, F] of the images of `store`, kept where linear_eval.py keeps them, too."""
-
         features = extract_with_cache(encoder, store, self.device, self.place / "features", title)
         check_features(features)
         return features
@@ -63,7 +62,6 @@ class Subject:
 
 def top1(subject: Subject, bank: torch.Tensor, queries: torch.Tensor, settings: dict[str, Any]) -> float:
     """k-NN accuracy (per cent) on the validation images, of the features given."""
-
     assert subject.val is not None
     assert subject.val.labels is not None
     assert subject.bank.labels is not None
@@ -161,7 +159,7 @@ def augmented_pairs(subject: Subject, settings: dict[str, Any], path: Path) -> b
     from simclr.figures import pairs as drawing
 
     run = subject.last.content["config"]
-    augmentation = reassemble(subject.last.content).augmentation
+    augmentation = build(own_part(run, "augmentation"))
     count = min(settings["augmented_pairs"]["images"], run["batch_size"])
     batch = drawing.first_batch(
         subject.splits, augmentation, run["batch_size"], run["seed"], run["limit_images"], count

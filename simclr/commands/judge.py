@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
@@ -42,13 +44,14 @@ def judge(config: DictConfig) -> float | None:
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
     (path, checkpoint), run_dir, judged = locate(config.run, config.ckpt)
-    place = results_place(run_dir, config.output)
+    several = config.output is not None and HydraConfig.get().mode == RunMode.MULTIRUN
+    place = results_place(run_dir, Path(str(config.output)) / run_dir.resolve().name if several else config.output)
     protocol: Protocol = build(config.protocol)
     if protocol.name == "transfer" and "_target_" not in config.data:
         raise InputError("protocol=transfer needs other images; choose them with data=")
     device, trained = torch.device(choose_accelerator("auto")), not config.untrained
     wanted = ["backbone", "head"] if config.layer == "head" else ["backbone"]
-    parts = reassemble(checkpoint, trained=wanted if trained else []).method.parts()
+    parts = reassemble(checkpoint, wanted if trained else [])
     (_, train, val), data, own = open_images(config, checkpoint, path)
     protocol.check(train, val)
     assert val is not None, "Protocol.check"

@@ -115,6 +115,7 @@ def launch(module: str, run_dir: Path, processes: int, stop: Stop) -> None:
     # Saving, and k-NN at the end of an epoch, may take longer than the half minute that the agent would wait.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     # Processes that each take every core for themselves get in each other's way.
+    share = "OMP_NUM_THREADS" not in os.environ
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,
@@ -155,6 +156,8 @@ def launch(module: str, run_dir: Path, processes: int, stop: Stop) -> None:
         asked = failure.exitcode in (stop.requeue_exit_code, INTERRUPTED)
         raise (Requeue if asked else Refused)(failure.exitcode) from None
     finally:
+        if share:  # the jobs of a sweep that come after it choose for themselves
+            os.environ.pop("OMP_NUM_THREADS", None)
         logging.disable(logging.NOTSET)
         if stop.received is None:
             stop.action = stop.leave

@@ -108,7 +108,8 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
     machine = chosen_machine(config, accelerator, before, meter)
 
     # What the run directory promises to hold does not depend on the choice of callbacks.
-    measure = RunMetrics(run_dir, machine.precision, config.batch_size)
+    changed = bool(history and history[-1]["step"] == step and history[-1]["changed"])
+    measure = RunMetrics(run_dir, machine.precision, config.batch_size, changed)
     keep = LastCheckpoint(
         run_dir,
         config.checkpoint_minutes,
@@ -162,7 +163,10 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
     write_json(finished, metrics)  # last of all: a run that has it is finished
     reasons = doubts(method, metrics, alarms(trainer))
     if reasons:
-        log.warning("This run seems to have learned nothing: %s. Try a smaller optimizer.lr.", "; ".join(reasons))
+        log.warning(
+            "This run seems to have learned nothing: %s. Try a smaller optimizer.lr, or more epochs.",
+            "; ".join(reasons),
+        )
     judge_it = f"{program('linear_eval.py')} {quoted('run', str(run_dir))}"
     if data.val is None or data.val.labels is None:
         log.info("Done. These images have no labels to judge it by: %s data=...", judge_it)

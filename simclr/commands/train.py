@@ -6,7 +6,6 @@ import json
 import logging
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +21,6 @@ from simclr.runs.identity import as_dict, with_absolute_paths
 from simclr.system.shell import settle, started_by_torchrun
 from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
-
-if TYPE_CHECKING:
-    pass
 
 LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
 

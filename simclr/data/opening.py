@@ -161,7 +161,7 @@ def _map(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
 
 def _build(folder: Path, decoder: Decoder, plan: Plan, meta: dict[str, Any]) -> None:
     """Raises InputError, and OSError where writing fails; nothing half-written is left behind."""
-    own = re.compile(rf"meta\.json|({'|'.join(Splits._fields)})-[a-z_]+\.npy")
+    own = re.compile(rf"meta\.json|({'|'.join(Splits._fields)})-[a-z0-9_]+\.npy")
     if folder.exists() and not (folder.is_dir() and all(own.fullmatch(path.name) for path in folder.iterdir())):
         raise InputError(
             f"{shown(folder)} is in the way of the image store and was not made by it; move it, or use data.store="

@@ -29,9 +29,9 @@ def places(owner: str, source: Path, size: int, parent: Path | None) -> Iterator
             name = name[: -len(end)]
             break
     marked = f"{name[:100]}-{hashlib.sha256(owner.encode(errors='surrogateescape')).hexdigest()[:8]}"
-    for folder in (parent or source.parent,):
-        yield folder / f"{name}.store-{size}"
-        yield folder / f"{marked}.store-{size}"
+    folder = parent or source.parent
+    yield folder / f"{name}.store-{size}"
+    yield folder / f"{marked}.store-{size}"
     if parent is None:
         yield user_cache_path("simclr-lab") / f"{marked}.store-{size}"
 

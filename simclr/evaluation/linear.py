@@ -218,7 +218,7 @@ class Linear(Protocol):
         words = {"linear": self._words(len(bank), result.held), "knn": protocol(len(bank), **self.knn)}
         lines = [
             f"linear {accuracy_line(numbers)}",
-            (f"linear top-5 {top5:.2f} %, " if classes > 5 else "linear ")
+            (f"linear top-5 {top5:.2f} %, " if classes > 5 else "")
             + f"L2 strength {result.l2:g}{result.held.note(self.l2_grid)}",
             f"k-NN   top-1 {numbers['knn_top1']:.2f} %",
         ]

@@ -98,7 +98,7 @@ class Protocol:
                     f"{self.name} evaluation needs training and validation images with {column}; choose others with "
                     "data="
                 )
-        if val is not None and train.classes != val.classes:
+        if val is not None and "labels" in self.needs and train.classes != val.classes:
             raise InputError("training and validation images have other classes, so no classifier fits both; see data=")
 
     def judge(self, subject: Subject) -> Judgement:
@@ -184,7 +184,7 @@ def accuracy_line(numbers: dict[str, Any]) -> str:
     line = "top-1 {top1:.2f} % (95 % interval {top1_low:.2f} to {top1_high:.2f})".format(**numbers)
     balanced = f"{numbers['balanced_top1']:.2f} %"
     line = line if balanced == f"{numbers['top1']:.2f} %" else f"{line}, balanced {balanced}"
-    return f"{line}, largest class {numbers['majority_top1']:.2f} %"
+    return f"{line}; always the largest class: {numbers['majority_top1']:.2f} %"
 
 
 def tried(values: Sequence[T], title: str) -> Iterator[T]:

@@ -1,1 +1,1 @@
-"""Self-supervised methods, one file and one training step each."""
+"""Pre-training methods, one file and one `compute` each."""

@@ -67,6 +67,7 @@ class Method(pl.LightningModule):
         self.head = head(in_features=self.backbone.num_features)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
+        self.means: dict[str, Tensor] = {}
 
     def check(self, augmentation: Augmentation) -> None:
         """Raise ValueError where the method cannot learn from such views."""
@@ -92,10 +93,9 @@ class Method(pl.LightningModule):
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         scalars = self.compute(batch)
         assert scalars.keys() == self.scalars.keys(), "a method describes what it computes"
-        # Of several processes each has its part of the batch; what is logged is the whole. It stays a tensor where it
-        # is: Lightning would move a plain number to the GPU, and read back what is meant for its progress bar.
+        # Of several processes each has its part of the batch; what is logged, and judged, is the whole.
         means = distributed.mean(torch.stack([value.detach().float() for value in scalars.values()]))
-        self.log_dict({f"train/{name}": mean for name, mean in zip(scalars, means, strict=True)})
+        self.means = dict(zip(scalars, means, strict=True))  # training/not_finite.py logs them, unless they are not
         self.log("train/lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
         return scalars["loss"]
 

@@ -1,1 +1,1 @@
-"""Learning-rate schedules."""
+"""Learning-rate schedules, and groups of parameters."""

@@ -6,6 +6,7 @@ A checkpoint may come from anywhere, so what its configuration names is built on
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from inspect import isclass
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -13,11 +14,13 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.augment.augmentation import Augmentation
+from simclr.checks import MAX_SEED, is_whole
 from simclr.errors import InputError
 from simclr.methods.base import Method
+from simclr.models.backbone import Encoder
 from simclr.runs.checkpoint import weights_of
 from simclr.runs.compose import build, factory
-from simclr.runs.identity import upgraded
+from simclr.runs.identity import escaped, upgraded
 
 # The parts of a configuration that can be built from a checkpoint, and the room that each of them lives in.
 ROOMS = {
@@ -25,7 +28,6 @@ ROOMS = {
     "backbone": "simclr.models.",
     "data": "simclr.data.",
     "head": "simclr.models.",
-    "method": "simclr.methods.",
 }
 
 
@@ -42,30 +44,10 @@ def assemble(config: DictConfig) -> Assembly:
 
     Raises InputError for what cannot be built, and for views that the method cannot learn from.
     """
-    return _assemble(config, optimizer=factory(config.optimizer), scheduler=factory(config.scheduler))
-
-
-def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = ()) -> Assembly:
-    """What a checkpoint's own configuration describes, as its run's seed made it.
-
-    trained: the parts of the method that get the checkpoint's weights, such as "backbone". Raises InputError where the
-    configuration names what is no part of this project, or where the weights are others'.
-    """
-    config = checkpoint["config"]
-    parts = {part: own_part(config, part) for part in ROOMS}
-    assembly = _assemble(OmegaConf.create({"seed": config["seed"], **parts}), optimizer=_never, scheduler=_never)
-    for name in trained:
-        try:
-            assembly.method.parts()[name].load_state_dict(weights_of(checkpoint, name))
-        except RuntimeError as error:
-            raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
-    return assembly
-
-
-def _assemble(config: DictConfig, **making: Any) -> Assembly:
     source, augmentation = build(config.data), build(config.augmentation)
+    parts = {name: factory(config[name]) for name in ("backbone", "head", "optimizer", "scheduler")}
     pl.seed_everything(config.seed, verbose=False)
-    method: Method = build(config.method, backbone=factory(config.backbone), head=factory(config.head), **making)
+    method: Method = build(config.method, **parts)
     try:
         method.check(augmentation)
     except ValueError as error:
@@ -73,31 +55,50 @@ def _assemble(config: DictConfig, **making: Any) -> Assembly:
     return Assembly(source, augmentation, method)
 
 
-def _never(*_: Any, **__: Any) -> Any:
-    raise AssertionError("what is only evaluated is not optimised")
+def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = ()) -> dict[str, Any]:
+    """The backbone and the head that a checkpoint's own configuration describes, as its run's seed made them.
+
+    trained: which of them get the checkpoint's weights. The method itself is not built: it may be anybody's. Raises
+    InputError where the configuration names what is no part of this project, or where the weights are others'.
+    """
+    config = checkpoint["config"]
+    if not is_whole(config.get("seed")) or not 0 <= config["seed"] <= MAX_SEED:
+        raise InputError("the checkpoint's configuration has no seed; use one that train.py wrote")
+    pl.seed_everything(config["seed"], verbose=False)
+    backbone: Encoder = build(own_part(config, "backbone"))  # first, as in a method: both draw from one seed
+    parts = {"backbone": backbone, "head": build(own_part(config, "head"), in_features=backbone.num_features)}
+    for name in trained:
+        try:
+            parts[name].load_state_dict(weights_of(checkpoint, name))
+        except RuntimeError as error:
+            raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
+    return parts
 
 
 def own_part(config: Mapping[str, Any], key: str) -> DictConfig:
     """One part of a configuration that any version has stored, if it names a part of this project and nothing else.
 
-    Raises InputError where it does not, or holds what could be built besides.
+    Raises InputError where it does not, or holds what could be built, called or looked up besides.
     """
     part, room = upgraded({key: config.get(key)})[key], ROOMS[key]
     target = part.get("_target_") if isinstance(part, dict) else part
-    plain = isinstance(part, dict) and all(name == "_target_" or _is_plain(value) for name, value in part.items())
     try:
-        ours = plain and str(target).startswith(room) and get_object(str(target)).__module__.startswith(room)
+        plain = isinstance(part, dict) and _is_plain({name: part[name] for name in part if name != "_target_"})
+        found = get_object(str(target)) if plain and str(target).startswith(room) else None
     except (ImportError, ValueError, AttributeError):
-        ours = False
-    if not ours:
+        found = None
+    needs_class = key in ("data", "augmentation")  # in whose rooms there are functions that do things
+    if found is None or not found.__module__.startswith(room) or (needs_class and not isclass(found)):
         raise InputError(
             f"the checkpoint's {key} is {target}, which is not a part of this project, or holds another one"
         )
-    return OmegaConf.create(part)
+    return OmegaConf.create(escaped(part))
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether `value` names nothing that could be built, however deep."""
+    """Whether `value` is numbers, texts, lists and mappings of them, and no key of it speaks to Hydra."""
     if isinstance(value, dict):
-        return "_target_" not in value and all(map(_is_plain, value.values()))
-    return all(map(_is_plain, value)) if isinstance(value, list) else True
+        return all(isinstance(k, str) and not k.startswith("_") and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr.checks import is_whole
 from simclr.errors import InputError
+from simclr.runs.identity import escaped
 from simclr.runs.naming import choices, run_name, unless
 from simclr.runs.targets import check_arguments
 
@@ -71,7 +72,10 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         raise InputError(f"{sorted(missing)[0]} has no default; give it a value")
     check_arguments(config, arguments)
     with _naming_keys(config):
-        return instantiate(config, _convert_="all", **arguments)
+        plain = OmegaConf.to_container(config, resolve=True)
+        # A text that holds `${`, as a path may: Hydra resolves what it has resolved a second time.
+        described = OmegaConf.create(escaped(escaped(plain))) if "${" in str(plain) else config
+        return instantiate(described, _convert_="all", **arguments)
 
 
 def factory(config: DictConfig) -> Callable[..., Any]:

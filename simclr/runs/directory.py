@@ -93,9 +93,9 @@ def evaluation_events(run_dir: Path, name: str) -> list[Path]:
 
 def _refuse_strange(run_dir: Path, found: list[str]) -> None:
     """Raise InputError where the directory holds files and is no run's."""
-    began = any(name.startswith(".lock") for name in found) and all(
-        BEGINNING.fullmatch(name) or UNFINISHED.fullmatch(name) for name in found
-    )
+    # A signal may come between the first line of the log and the lock; a directory that naming.py has named is a run's.
+    ours = any(name.startswith(".lock") for name in found) or re.search(r"-[0-9a-f]{8}$", run_dir.name)
+    began = ours and all(BEGINNING.fullmatch(name) or UNFINISHED.fullmatch(name) for name in found)
     if found and stored_config(run_dir) is None and not (began and "config.yaml" not in found):
         raise InputError(
             f"{run_dir} holds files and is no run's directory ({sorted(found)[0]}); choose where runs go with "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -26,27 +27,17 @@ KINDS: dict[str, str] = {
     # The state of one optimiser is none of another's; AMSGrad keeps a third moment.
     **dict.fromkeys(("optimizer._target_", "optimizer.amsgrad"), COMPUTES),
     # What the advice about a loss that is not finite names has to be free to change: temperature and precision, too.
-    **dict.fromkeys(
-        ("epochs", "optimizer", "scheduler", "temperature", "method.temperature", "precision", "compile"), GOES_ON
-    ),
+    **dict.fromkeys(("epochs", "optimizer", "scheduler", "temperature", "method.temperature", "precision"), GOES_ON),
     "on_nan": GOES_ON,
     # What users add may change what is learned: gradient clipping, early stopping.
     **dict.fromkeys(("trainer", "callbacks"), GOES_ON),
+    # What these measure, and when, may decide when a callback of one's own ends a run: that is not told apart.
     **dict.fromkeys(("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"), RUNS),
     **dict.fromkeys(("name", "output_root", "sweep", "resume", "requeue_exit_code", "hydra"), RUNS),
-    **dict.fromkeys(
-        (
-            "checkpoint_minutes",
-            "keep_every_n_epochs",
-            "data.root",
-            "data.store",
-            "data.download",
-            "data.on_broken",
-            "threads",
-        ),
-        RUNS,
-    ),
-    **dict.fromkeys(("backbone.small_maps", "optimizer.fused"), RUNS),
+    **dict.fromkeys(("checkpoint_minutes", "keep_every_n_epochs", "threads"), RUNS),
+    # Of images the content key says what came of these.
+    **dict.fromkeys(("data.root", "data.store", "data.download", "data.on_broken"), RUNS),
+    **dict.fromkeys(("backbone.small_maps", "optimizer.fused", "compile"), RUNS),
     # Several processes train as one. trainer.max_epochs stands for epochs.
     **dict.fromkeys(("trainer._target_", "trainer.accelerator", "trainer.strategy", "trainer.devices"), RUNS),
     **dict.fromkeys(("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"), RUNS),
@@ -60,14 +51,19 @@ MOVED: tuple[tuple[str, str], ...] = (
     ("simclr.callbacks.", "simclr.training."),
     ("simclr.augment.recipe.Recipe", "simclr.augment.augmentation.Augmentation"),
 )
+
+
+def _without_a_copy_of_on_nan(config: dict[str, Any]) -> None:
+    method = config.get("method")
+    if isinstance(method, dict) and "decay_norms_and_biases" not in method:
+        method.pop("on_nan", None)
+
+
 # A group whose shape has changed: a function that is given a whole configuration and changes it in place.
-RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (
-    lambda config: config.get("method", {}).pop("on_nan", None),  # on_nan itself, of which it was a copy
-)
+RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (_without_a_copy_of_on_nan,)
 # A key that has come later: itself, the value that a run had which did not know it, and a key beside which alone it
 # stands. Keys that are RUNS need no line. A key at that value is as good as absent, so that a new one renames no run.
 LATER: tuple[tuple[str, Any, str | None], ...] = (
-    ("compile", False, None),
     ("on_nan", "stop", None),
     ("data.bits", 16, "data.val_fraction"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
@@ -109,7 +105,16 @@ def with_absolute_paths(config: DictConfig) -> None:
     for key in PATHS:
         value = OmegaConf.select(config, key)  # None where it is absent, and where it has no value yet
         if value not in (None, ""):
-            OmegaConf.update(config, key, absolute(value))
+            OmegaConf.update(config, key, escaped(absolute(value)))
+
+
+def escaped(value: Any) -> Any:
+    """Plain data as OmegaConf takes them for what they are: `${` in a text would refer to another key."""
+    if isinstance(value, dict):
+        return {key: escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +135,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 def _moved(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _moved(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item) for item in value]
     if isinstance(value, str):
         for before, now in MOVED:
             if value.startswith(before):

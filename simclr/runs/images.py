@@ -18,7 +18,7 @@ from simclr.errors import InputError
 from simclr.runs.assemble import own_part
 from simclr.runs.checkpoint import TRAIN_IMAGES, VAL_IMAGES, newest_checkpoint
 from simclr.runs.compose import CONFIGS, build
-from simclr.runs.identity import absolute
+from simclr.runs.identity import absolute, escaped
 from simclr.system.files import replacing
 
 log = logging.getLogger(__name__)
@@ -66,10 +66,9 @@ def images_there(config: Mapping[str, Any]) -> Images | None:
     limit = config.get("limit_images")
     try:
         with no_downloads():
-            images = build(OmegaConf.create({"data": config["data"]}).data).load()
+            images = build(OmegaConf.create({"data": escaped(config["data"])}).data).load()
         learned_from = images.pretrain if limit is None else images.pretrain.first_of_shuffle(limit)
-    except InputError as error:
-        log.info("%s", error)
+    except InputError:
         return None
     return Images.of(learned_from, images.val)
 

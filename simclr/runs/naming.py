@@ -74,10 +74,10 @@ def run_name(parent: str, name: str, *, _root_: DictConfig) -> str:
     there = images_there(wanted)
     for run in same:
         known = known_images(run)
-        if there is None or known is None or known.train == there.train:
-            return run.name  # of images that cannot be opened, whoever trains on them says why
-    assert there is not None
-    return f"{name}-{digest(mine | {'images': there.train})}"
+        if there is not None and known is not None and known.train == there.train:
+            return run.name
+    # Of images that cannot be opened, whoever trains on them says why.
+    return f"{name}-{digest(mine | {'images': place if there is None else there.train})}"
 
 
 def shorter_run(run_dir: Path, config: Mapping[str, Any]) -> Path | None:

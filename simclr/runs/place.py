@@ -13,7 +13,7 @@ from simclr.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def results_place(run_dir: Path, output: str | None) -> Path:
+def results_place(run_dir: Path, output: object) -> Path:
     """The folder for results of the run (or bare checkpoint) in `run_dir`: `output`, or by default that directory.
 
     Where it is read-only: a folder named after it in the working directory, else in the user's cache, which is said.

@@ -66,6 +66,9 @@ def logger_of(config: DictConfig, **own: Any) -> DictConfig | None:
 
 
 def _parameters(config: DictConfig) -> dict[str, inspect.Parameter]:
+    if config._target_.startswith("lightning.pytorch."):
+        ours = config._target_.replace("lightning.pytorch.", "pytorch_lightning.", 1)
+        raise InputError(f"{config._get_full_key('')}._target_={config._target_} is called {ours} here; use that")
     try:
         target = get_object(config._target_)
     except (ImportError, ValueError, AttributeError) as error:

@@ -77,7 +77,10 @@ def choose_threads(requested: int | str, before: int | None, others: float) -> T
         changed = f"This run began on {_threads(before)} and goes on on {given}: its numbers will differ by rounding."
         return Threads(given, changed if before not in (None, given) else None)
     if before is not None:
-        return Threads(before, f"It goes on on {_threads(before)}, as it began." if before != all_of_them else None)
+        few = before > all_of_them
+        slow = f", though there are cores for {all_of_them}: threads={all_of_them} is faster, and differs by rounding"
+        said = f"It goes on on {_threads(before)}, as it began{slow if few else ''}."
+        return Threads(before, said if before != all_of_them else None)
     count = min(all_of_them, fitting(others))
     if count == all_of_them:
         return Threads(count, None)

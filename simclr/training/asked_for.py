@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 class AskedFor(Callback):
     """Loading a checkpoint brings the optimiser's moments back, and leaves its settings as they were configured.
 
-    The learning rate is at once that of the configured schedule; where nothing was changed, the checkpoint's own to the
-    bit.
+    The learning rate is at once that of the configured schedule where that is a LambdaLR, as this project's are; where
+    nothing was changed, it is the checkpoint's own to the bit.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

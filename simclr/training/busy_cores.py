@@ -43,7 +43,7 @@ class BusyCores(Callback):
         others, speed = self.meter.others(), self.batch_size * self.steps / self.spent
         self.steps, self.spent, self.step_ended_at = 0, 0.0, time.monotonic()
         threads, room = torch.get_num_threads(), fitting(others)
-        if threads <= room:
+        if threads <= room or others < 0.5:
             self.undisturbed, self.disturbed = speed, False
         elif not self.disturbed:
             self.disturbed = True

@@ -1,10 +1,11 @@
-"""What to do where a batch's loss is not finite: stop, or leave that step out."""
+"""Log what a method has computed of a batch; where its loss is not finite, stop, or leave that step out."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from simclr.errors import InputError
+from simclr.methods.base import Method
 from simclr.models.buffers import remember_buffers
-from simclr.system import distributed
 
 SKIPS_IN_A_ROW = 10
 
@@ -40,14 +41,16 @@ class NotFinite(Callback):
             self.put_buffers_back = remember_buffers(pl_module)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        # Of several processes each has a loss, and all have to do the same. A GPU is waited for here, once a step,
-        # after its forward pass.
-        value = distributed.mean(loss.detach().float()).item()
-        self.skipping = not torch.isfinite(torch.tensor(value))
+        means = cast(Method, pl_module).means  # of the whole batch, so that all processes do the same
+        value = means["loss"].item()  # a GPU is waited for here, after its forward pass
+        self.skipping = not math.isfinite(value)
         if self.skipping:
             self._count(value, trainer)
         else:
             self.in_a_row = 0
+            # They stay tensors where they are: Lightning would move a plain number to the GPU, and read back what is
+            # meant for its progress bar.
+            pl_module.log_dict({f"train/{name}": mean for name, mean in means.items()})
         if self.policy == "skip":
             pl_module.log("train/skipped_steps", torch.tensor(float(self.skipped)))
 

@@ -30,13 +30,16 @@ class RunMetrics(Callback):
     An image is a source image, which costs two views. The speed counts everything from the end of one step to the
     end of the next (data, augmentation, forward, backward, optimiser), and no evaluation between epochs.
     precision: the name that the run was asked for or chose ("16", "bf16", "32"). batch_size: images a step.
+    other_settings: whether the run goes on with settings other than the checkpoint's, so that an end which a callback
+    had asked for there is none any more.
     """
 
-    def __init__(self, run_dir: Path, precision: str, batch_size: int) -> None:
+    def __init__(self, run_dir: Path, precision: str, batch_size: int, other_settings: bool = False) -> None:
         self.run_dir, self.precision, self.batch_size = run_dir, precision, batch_size
         self.step_seconds: list[float] = []
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.last_values: dict[str, float] = {}  # of every tag, at the checkpoint that the run goes on from
+        self.other_settings = other_settings
         self.ended = False  # a callback had asked for the end at that checkpoint
         self.earlier_seconds = 0.0  # wall time of the processes before this one, up to the checkpoint
         self.started_at = self.step_ended_at = time.perf_counter()
@@ -50,7 +53,7 @@ class RunMetrics(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step_ended_at = time.perf_counter()  # a run resumed in mid-epoch has no epoch start
         trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in self.last_values.items()})
-        trainer.should_stop = self.ended
+        trainer.should_stop = self.ended and not self.other_settings
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step_ended_at = time.perf_counter()

@@ -9,12 +9,16 @@ from simclr.methods.base import Method
 
 
 def doubts(method: Method | type[Method], metrics: Mapping[str, Any], alarms: list[str]) -> list[str]:
-    """Reasons in words, none for a run that has learned. metrics: of metrics.json; alarms: what has collapsed."""
+    """Reasons in words, none for a run that has learned. metrics: of metrics.json; alarms: what has collapsed.
+
+    A short run may have a bad number by chance: one that is 0 counts where k-NN is no better than before training.
+    """
     found = [f"the {alarm} have collapsed" for alarm in alarms]
+    knn, untrained = metrics.get("val/knn_top1"), metrics.get("val/knn_top1_untrained")
+    if knn is not None and untrained is not None and knn > untrained:
+        return found
     for name, scalar in method.scalars.items():
         if scalar.higher_is_better and metrics.get(f"train/{name}") == 0:
-            found.append(f"{scalar.words} is 0 {scalar.unit}".rstrip())
-    knn, untrained = metrics.get("val/knn_top1"), metrics.get("val/knn_top1_untrained")
-    if knn is not None and untrained is not None and knn <= untrained:
-        found.append(f"k-NN top-1 is {knn:.2f} %, and the untrained encoder's is {untrained:.2f} %")
+            before = "" if knn is None else f", and k-NN top-1 {knn:.2f} % (untrained encoder: {untrained:.2f} %)"
+            found.append(f"{scalar.words} is 0 {scalar.unit}{before}")
     return found

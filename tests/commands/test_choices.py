@@ -86,6 +86,13 @@ def test_a_run_that_ended_early_but_was_killed_before_its_numbers_trains_no_furt
     assert (again["epochs"], again["images_seen"], again["train/loss"]) == (1, 64, first["train/loss"])
 
 
+def test_a_run_that_ended_early_goes_on_where_more_is_asked_for(tmp_path):
+    stop = f"+callbacks.stop={{_target_: {LIGHTNING}.EarlyStopping, monitor: train/loss, stopping_threshold: 99}}"
+    trained(tmp_path / "one", stop, "epochs=7")
+    more = trained(tmp_path / "two", "epochs=3", f"resume={tmp_path / 'one'}")
+    assert (more["epochs"], more["images_seen"]) == (3, 3 * 64)
+
+
 def test_the_best_weights_by_a_measure_are_kept_whatever_the_order(tmp_path):
     """The callback stands before the measure that it monitors."""
     best = f"{{_target_: {LIGHTNING}.ModelCheckpoint, monitor: features/std, mode: max, filename: best}}"

@@ -185,3 +185,29 @@ def test_a_finished_run_whose_images_are_gone_has_still_finished(caplog):
     assert trained(*FOLDER_RUN, f"data.root={root}") == run_dir
     assert "Its images cannot be opened at data.root=" in caplog.text
     assert "This run has finished already" in caplog.text
+
+
+def test_a_path_may_hold_what_looks_like_a_reference(tmp_path):
+    """It is kept as it is, in config.yaml and in the checkpoint, and found again."""
+    images = {f"{i % 2}/{i}.png": image_bytes(np.full((16, 16, 3), 6 * i, np.uint8)) for i in range(40)}
+    write_folder(tmp_path / "d${b}", images)
+    overrides = ("data=image_folder", f'data.root="{tmp_path}/d\\${{b}}"', "data.size=16", *TINY_RUN[4:], "epochs=1")
+    run_dir = trained(*overrides)
+    assert trained(*overrides) == run_dir
+    assert load_checkpoint(last_checkpoint(run_dir))["config"]["data"]["root"] == f"{tmp_path}/d${{b}}"
+
+
+def test_a_wrong_path_is_never_a_run_that_has_finished(tmp_path):
+    """Neither a place that does not exist nor one whose images cannot be read counts as the images of another."""
+    images = {f"{i % 2}/{i}.png": image_bytes(np.full((16, 16, 3), 6 * i, np.uint8)) for i in range(40)}
+    write_folder(tmp_path / "images", images)
+    write_folder(tmp_path / "other" / "train", images)
+    write_folder(tmp_path / "other" / "test", images)
+    overrides = ("data=image_folder", "data.size=16", *TINY_RUN[4:], "epochs=1")
+    finished = trained(*overrides, f"data.root={tmp_path / 'images'}")
+    before = (finished / "metrics.json").stat().st_mtime_ns
+    for wrong in ("nowhere", "other", "nowhere/at/all.zip"):
+        with pytest.raises(InputError, match=r"data\.root=|has train/"):
+            trained(*overrides, f"data.root={tmp_path / wrong}")
+    assert [path.parent for path in finished.parent.glob("*/metrics.json")] == [finished]
+    assert (finished / "metrics.json").stat().st_mtime_ns == before

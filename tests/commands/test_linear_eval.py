@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from simclr.errors import InputError
-from simclr.runs.assemble import reassemble
+from simclr.runs.assemble import own_part, reassemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from tests.conftest import Run, only_run, scalars
 
@@ -70,10 +70,55 @@ def test_evaluation_of_nothing(run: Run, tmp_path, arguments, said):
 )
 def test_a_checkpoint_cannot_name_what_is_run(finished, tmp_path, planted):
     checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
-    assert reassemble(checkpoint).method.temperature == 0.07
+    assert reassemble(checkpoint)["backbone"].num_features == 512
     checkpoint["config"]["backbone"] = planted
     with pytest.raises(InputError, match=rf"the checkpoint's backbone is {planted['_target_']}"):
         reassemble(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("part", "planted"),
+    [
+        ("backbone", {"stem": ({"_target_": "numpy.load", "_args_": ["evil.npy"], "allow_pickle": True},)}),
+        ("backbone", {"stem": [{"_target_": "pathlib.Path"}]}),
+        ("backbone", {"_partial_": True}),
+        ("backbone", {"_args_": ["small"]}),
+        ("backbone", None),
+        ("head", {"hidden_features": {"_target_": "builtins.int"}}),
+    ],
+)
+def test_nothing_is_built_but_the_part_itself(finished, part, planted):
+    checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
+    config = checkpoint["config"]
+    config[part] = None if planted is None else config[part] | planted
+    with pytest.raises(InputError, match=rf"the checkpoint's {part} is .*, which is not a part of this project"):
+        reassemble(checkpoint)
+
+
+def test_what_refers_to_something_else_stays_text(finished, monkeypatch):
+    monkeypatch.setenv("SECRET", "told")
+    config = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))["config"]
+    for text in ("${oc.env:SECRET}", "${oc.create:{_target_: os.getcwd}}", r"a\${b}"):
+        data = {"_target_": "simclr.data.folder.ImageFolder", "root": text}
+        assert own_part(config | {"data": data}, "data").root == text
+
+
+@pytest.mark.parametrize("target", ["simclr.data.files.download.download", "simclr.data.store.digests_of", "os.getcwd"])
+def test_a_source_is_a_class_of_its_room(finished, target):
+    config = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))["config"]
+    with pytest.raises(InputError, match=f"the checkpoint's data is {target}"):
+        own_part(config | {"data": {"_target_": target}}, "data")
+
+
+@pytest.mark.parametrize("change", [{"seed": None}, {"seed": "7"}, {"method": None}, {"method": "simclr"}])
+def test_a_configuration_of_wrong_types_is_refused_or_not_needed(finished, change):
+    checkpoint = load_checkpoint(last_checkpoint(only_run(finished / "outputs")))
+    checkpoint["config"] |= change
+    if "seed" in change:
+        with pytest.raises(InputError, match="has no seed"):
+            reassemble(checkpoint)
+    else:
+        assert reassemble(checkpoint).keys() == {"backbone", "head"}  # a method may be anybody's
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_a_run_is_drawn_and_the_same_command_draws_the_same(tmp_path, caplog):
     # The accuracy that stands beside is scikit-learn's.
     _, train, val = Shapes(64, 20, 16, 0).load()
     checkpoint = torch.load(last_checkpoint(tmp_path), weights_only=True)
-    encoder = reassemble(checkpoint, ["backbone"]).method.parts()["backbone"]
+    encoder = reassemble(checkpoint, ["backbone"])["backbone"]
     oracle = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
     oracle.fit(extract(encoder, train, "cpu").numpy(), train.labels)
     top1 = 100 * oracle.score(extract(encoder, val, "cpu").numpy(), val.labels)

@@ -170,7 +170,7 @@ def test_broken_images_are_left_out_where_that_is_asked_for(tmp_path, caplog):
     assert train.labels.tolist() == left
     meta = json.loads((tmp_path / "source.store-16" / "meta.json").read_text())
     assert meta["broken"] == dict.fromkeys(
-        ["0003.png", "0250.png"], "cannot be decoded (it is no image of a kind that is read)"
+        ["0003.png", "0250.png"], "cannot be decoded (it is not in an image format that can be read)"
     )
     pixels = np.repeat((np.array(left) % 256).astype(np.uint8), 16 * 16 * 3).reshape(298, 16, 16, 3)
     labels = columns.labels(left, [str(i) for i in range(300)])

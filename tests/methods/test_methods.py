@@ -120,6 +120,13 @@ def test_a_skipped_step_changes_nothing_but_is_counted():
     assert all(tensor.isfinite().all() for tensor in method.state_dict().values())
 
 
+def test_what_a_skipped_step_computed_is_not_logged():
+    """A callback that watches the loss would end the run, and the last value of the curve would be none."""
+    trainer = fit(Poisoned({7}, **arguments()), "skip")
+    assert trainer.callback_metrics["train/skipped_steps"] == 1
+    assert trainer.callback_metrics["train/loss"].isfinite()
+
+
 def test_steps_that_are_all_bad_end_the_run():
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 12, .* in the 9 steps before"):
         fit(Poisoned(set(range(3, 40)), **arguments()), "skip", epochs=5)

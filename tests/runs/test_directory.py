@@ -122,6 +122,14 @@ def test_what_a_run_has_that_was_killed_at_its_start_is_a_runs(names, tmp_path, 
         pass
 
 
+def test_a_signal_before_the_lock_leaves_a_log_and_a_run_that_can_be_begun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_dir, config = composed()
+    write(run_dir, "train.log")
+    with claimed(run_dir, config):
+        assert (run_dir / "config.yaml").exists()
+
+
 def test_what_killed_writers_left_goes_and_other_files_stay(tmp_path):
     with claimed(tmp_path, composed()[1]):
         pass

@@ -70,7 +70,6 @@ def test_the_command_of_an_earlier_version_finds_its_run_and_goes_on(kept, tmp_p
     [
         "seed=1",
         "optimizer.lr=1e-3",
-        "compile=true",
         "on_nan=skip",
         "method.micro_batch=8",
         "augmentation.hue=0.3",

@@ -193,7 +193,7 @@ def _decode_part(archive: Archive, names: list[str], size: int, bits: int) -> _B
                 f"there is too little memory for {shown(name)} in {shown(archive.path)}; repeat the command with more"
             )
         except UnidentifiedImageError:
-            broken[name] = "cannot be decoded (it is no image of a kind that is read)"
+            broken[name] = "cannot be decoded (it is not in an image format that can be read)"
         except Exception as error:  # Pillow has no one kind for what is wrong with a file
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             broken[name] = f"cannot be decoded ({shown(reason)})"
