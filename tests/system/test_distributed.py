@@ -74,7 +74,7 @@ def test_a_command_starts_its_processes_and_leaves_one_run(run: Run, tmp_path, f
 def test_a_sweep_of_runs_with_several_processes(run: Run, tmp_path):
     run("train.py", "-m", *TINY_RUN, *TWO, "seed=1,2", "epochs=1", "callbacks.online_knn=null")
     runs = [path for path in (tmp_path / "multirun" / "grid").iterdir() if path.is_dir()]
-    assert sorted(path.name.split("-")[3] for path in runs) == ["seed1", "seed2"]
+    assert sorted(re.findall(r"seed\d", " ".join(path.name for path in runs))) == ["seed1", "seed2"]
     assert all("train/loss" in json.loads((path / "metrics.json").read_text()) for path in runs)
 
 
