@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -28,8 +30,7 @@ def results_place(run_dir: Path, output: object) -> Path:
         return run_dir
     known = run_dir.resolve()
     name = f"{known.name}-{hashlib.sha256(os.fsencode(known)).hexdigest()[:8]}"  # runs may share their last name
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (Path("results", name), cache / "simclr-lab" / "results" / name):
+    for folder in (Path("results", name), user_cache_path("simclr-lab") / "results" / name):
         if _is_writable(folder, make=True):
             log.warning("%s cannot be written to: results go to %s (output=FOLDER chooses another).", run_dir, folder)
             return folder
