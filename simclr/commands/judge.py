@@ -69,7 +69,7 @@ def judge(config: DictConfig) -> float | None:
     subject = Subject(
         encoder=parts["backbone"].to(device),
         head=parts["head"].to(device) if config.layer == "head" else None,
-        train=train if config.limit_images is None else train.first_of_shuffle(config.limit_images),
+        train=train.first_of_shuffle(config.limit_images),
         val=val,
         device=device,
         cache=place / "features",

@@ -76,7 +76,7 @@ def open_subject(config: DictConfig) -> Subject:
     last, run_dir, _ = locate(config.run, config.ckpt)
     splits, *_ = open_images(config, last.content, last.path)
     _, train, val = splits
-    bank = train if config.limit_images is None else train.first_of_shuffle(config.limit_images)
+    bank = train.first_of_shuffle(config.limit_images)
     if val is not None and val.classes != train.classes:
         raise InputError("training and validation images have other classes, so they cannot be compared; see data=")
     warn_of_doubts(bank, val)

@@ -83,8 +83,10 @@ class ImageStore:
             key=digest_of(self.key, [indices])[:16],
         )
 
-    def first_of_shuffle(self, limit: int) -> ImageStore:
-        """The first `limit` images of a shuffle that depends on the number of images alone, not on the run."""
+    def first_of_shuffle(self, limit: int | None) -> ImageStore:
+        """The first `limit` images, None for all, of a shuffle that depends on their number alone, not on the run."""
+        if limit is None:
+            return self
         if not is_whole(limit) or limit < 1:
             raise InputError(f"limit_images={limit} leaves no images; use null for all of them")
         return self.select(np.random.default_rng(len(self)).permutation(len(self))[:limit])

@@ -67,7 +67,7 @@ def images_there(config: Mapping[str, Any]) -> Images | None:
     try:
         with no_downloads():
             images = build(OmegaConf.create({"data": escaped(config["data"])}).data).load()
-        learned_from = images.pretrain if limit is None else images.pretrain.first_of_shuffle(limit)
+        learned_from = images.pretrain.first_of_shuffle(limit)
     except InputError:
         return None
     return Images.of(learned_from, images.val)
@@ -116,7 +116,7 @@ def open_images(config: DictConfig, checkpoint: Mapping[str, Any], path: Path) -
     with nullcontext() if chosen else no_downloads():
         images = build(source).load()
     limit = checkpoint["config"].get("limit_images")
-    now = Images.of(images.pretrain if limit is None else images.pretrain.first_of_shuffle(limit), images.val)
+    now = Images.of(images.pretrain.first_of_shuffle(limit), images.val)
     if then is None:
         log.warning("%s does not tell which images it was trained on.", path)
     elif not chosen:

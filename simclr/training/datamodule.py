@@ -125,9 +125,8 @@ class PretrainingData(pl.LightningDataModule):
         if self.splits is not None:
             return
         pretrain, train, val = self.source.load()
-        if self.limit_images is not None:
-            limited = pretrain.first_of_shuffle(self.limit_images)
-            pretrain, train = limited, limited if train is pretrain else train
+        limited = pretrain.first_of_shuffle(self.limit_images)
+        pretrain, train = limited, limited if train is pretrain else train
         if len(pretrain) < self.batch_size:
             raise InputError(
                 f"batch_size={self.batch_size} is larger than the number of training images, {len(pretrain)}; use a "
