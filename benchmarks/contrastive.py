@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import alternate, finished, machine
+from benchmarks.measure import alternate, finished, machine, peak_memory
 from simclr.losses import CHUNK_LOGITS, info_nce
 from simclr.runs.results import provenance, write_json
 from simclr.system.memory import keep_freed_memory
@@ -48,7 +47,7 @@ def cost(batch: int, chunk_logits: int, device: torch.device) -> dict[str, float
 def memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return peak_memory()
 
 
 def main() -> None:

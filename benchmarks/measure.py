@@ -1,10 +1,12 @@
 """What the benchmarks share: timings that alternate, and the machine in words."""
 
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -31,6 +33,20 @@ def finished(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def of_process(entry: str, pid: int) -> float:
+    """An entry of a process's status, such as VmRSS, in GB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return float(dict(line.split(":", 1) for line in status.splitlines())[entry].split()[0]) / 1e6
+
+
+def peak_memory(pid: int | None = None) -> float:
+    """The most memory that a process, by default this one, has held so far, in GB.
+
+    getrusage would not do: what it calls the peak counts the memory of the program that started this one, too.
+    """
+    return of_process("VmHWM", os.getpid() if pid is None else pid)
 
 
 def alternate(tasks: Sequence[Callable[[], object]], seconds: float, device: torch.device) -> list[float]:

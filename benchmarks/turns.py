@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import finished
+from benchmarks.measure import finished, of_process, peak_memory
 
 Command = Callable[[int, str], list[str]]  # of the pipe that gives it its turns, and a folder that it may write to
 
@@ -90,11 +90,8 @@ def memory(device: torch.device) -> dict[str, float]:
         pids += [int(pid) for pid in task.read_text(encoding="utf-8").split()]
     peak, mapped = 0.0, 0.0
     for pid in pids:
-        status = dict(
-            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-        )
-        peak += float(status["VmHWM"].split()[0]) / 1e6
-        mapped = max(mapped, float(status["RssFile"].split()[0]) / 1e6)
+        peak += peak_memory(pid)
+        mapped = max(mapped, of_process("RssFile", pid))
     result = {"peak": peak, "of it mapped files": mapped}
     if device.type == "cuda":
         result["on the GPU"] = torch.cuda.max_memory_allocated(device) / 1e9

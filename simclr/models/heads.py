@@ -5,6 +5,7 @@ from torch import nn
 from simclr.checks import is_whole
 
 MAX_FEATURES = 2**15  # of a layer; the weights between two such layers take 4 GB
+MAX_LAYERS = 16
 
 
 class ProjectionHead(nn.Sequential):
@@ -15,13 +16,52 @@ class ProjectionHead(nn.Sequential):
     """
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int) -> None:
-        sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
-        for name, value in sizes.items():
-            if not is_whole(value) or not 1 <= value <= MAX_FEATURES:
-                raise ValueError(f"{name}={value} is not usable; it is a whole number from 1 to {MAX_FEATURES}")
+        check_sizes(in_features=in_features, hidden_features=hidden_features, out_features=out_features)
         super().__init__(
             nn.Linear(in_features, hidden_features),
             nn.ReLU(inplace=True),
             nn.Linear(hidden_features, out_features),
         )
         self.out_features = out_features
+
+
+class BatchNormHead(nn.Sequential):
+    """An MLP with batch norm, as most methods after SimCLR project and predict: BYOL, SimSiam, Barlow Twins, VICReg.
+
+    Linear, batch norm and ReLU `hidden_layers` times, then Linear. Features [B, in_features] to embeddings
+    [B, out_features], not normalised.
+
+    norm_output: batch norm after the last layer, too: null for none, "affine" with scale and shift that are learned,
+    "plain" without. A linear layer has no bias where batch norm follows, which would take it out again.
+    Raises ValueError for a size out of range and another norm_output.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        hidden_layers: int = 1,
+        norm_output: str | None = None,
+    ) -> None:
+        check_sizes(in_features=in_features, hidden_features=hidden_features, out_features=out_features)
+        if not is_whole(hidden_layers) or not 1 <= hidden_layers <= MAX_LAYERS:
+            raise ValueError(f"hidden_layers={hidden_layers} is not usable; write a whole number, 1 to {MAX_LAYERS}")
+        if norm_output not in (None, "affine", "plain"):
+            raise ValueError(f"norm_output={norm_output} is not known; choose affine, plain or null")
+        layers: list[nn.Module] = []
+        for layer in range(hidden_layers):
+            width = in_features if layer == 0 else hidden_features
+            layers += [nn.Linear(width, hidden_features, bias=False), nn.BatchNorm1d(hidden_features), nn.ReLU(True)]
+        layers.append(nn.Linear(hidden_features, out_features, bias=norm_output is None))
+        if norm_output is not None:
+            layers.append(nn.BatchNorm1d(out_features, affine=norm_output == "affine"))
+        super().__init__(*layers)
+        self.out_features = out_features
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError, naming the first, where one is no width of a layer."""
+    for name, value in sizes.items():
+        if not is_whole(value) or not 1 <= value <= MAX_FEATURES:
+            raise ValueError(f"{name}={value} is not usable; it is a whole number from 1 to {MAX_FEATURES}")

@@ -5,7 +5,7 @@ import torch
 from torchvision.models import resnet18
 
 from simclr.models.backbone import resnet18_encoder
-from simclr.models.heads import ProjectionHead
+from simclr.models.heads import BatchNormHead, ProjectionHead
 from simclr.models.small_maps import SmallMapConv2d, convolution_by_pixels
 from simclr.runs.checkpoint import export_backbone
 
@@ -61,6 +61,18 @@ def test_heads_have_the_recipes_parameter_counts(hidden, parameters):
     head = ProjectionHead(512, hidden, 128)
     assert sum(p.numel() for p in head.parameters()) == parameters
     assert head(torch.rand(4, 512)).shape == (4, 128)
+
+
+def test_heads_with_batch_norm_are_those_of_the_papers():
+    """BYOL's by its parameters (Grill et al. 2020, section 3.3); SimSiam's ends in a batch norm."""
+    head = BatchNormHead(512, 4096, 256)
+    assert sum(p.numel() for p in head.parameters()) == 512 * 4096 + 2 * 4096 + 4096 * 256 + 256
+    projected = BatchNormHead(512, 64, 32, hidden_layers=2, norm_output="plain")(torch.rand(50, 512))
+    torch.testing.assert_close(projected.mean(dim=0), torch.zeros(32), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="hidden_layers=0 is not usable"):
+        BatchNormHead(512, 64, 32, hidden_layers=0)
+    with pytest.raises(ValueError, match="norm_output=yes is not known"):
+        BatchNormHead(512, 64, 32, norm_output="yes")
 
 
 def copies(dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
