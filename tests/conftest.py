@@ -1,7 +1,9 @@
 """Data sets made on the spot, and the commands as a user runs them."""
 
 import io
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -51,13 +54,73 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """run("train.py", overrides...) in an empty working directory of its own; output is captured as text."""
+class CommandServer:
+    """Runs commands through command_server.py, each in a process of its own."""
 
-    def run_command(program: str, *overrides: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            command(program, *overrides), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.server: subprocess.Popen[str] | None = None
+
+    def __call__(self, command: list[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
+        """command: as `command` above makes it, with its interpreter."""
+        if self.server is None:
+            start = [sys.executable, "-m", "tests.command_server"]
+            self.server = subprocess.Popen(
+                start, cwd=REPOSITORY, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.count += 1
+        stdout, stderr = (self.folder / f"{self.count}.{name}" for name in ("stdout", "stderr"))
+        stdout.touch()
+        stderr.touch()
+        request = {
+            "program": command[1:],
+            "folder": str(cwd),
+            "environment": environment(),
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+        }
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        ready, _, _ = select.select([self.server.stdout], [], [], 600)
+        if not ready:
+            self.stop()
+            raise subprocess.TimeoutExpired(command, 600)
+        status = int(self.server.stdout.readline())
+        texts = [path.read_text(encoding="utf-8") for path in (stdout, stderr)]
+        return subprocess.CompletedProcess(command, status, *texts)
+
+    def stop(self) -> None:
+        """End it, and what it runs."""
+        if self.server is not None:
+            for process in [*psutil.Process(self.server.pid).children(recursive=True), self.server]:
+                process.kill()
+            self.server.communicate()
+            self.server = None
+
+
+@pytest.fixture(scope="session")
+def command_server(tmp_path_factory) -> Iterator[CommandServer]:
+    server = CommandServer(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def run(tmp_path: Path, command_server: CommandServer) -> Run:
+    """run("train.py", overrides...) in an empty working directory of its own; output is captured as text.
+
+    fresh=True: in an interpreter of its own, for what happens while one starts or imports.
+    """
+
+    def run_command(
+        program: str, *overrides: object, check: bool = True, fresh: bool = False
+    ) -> "subprocess.CompletedProcess[str]":
+        asked = command(program, *overrides)
+        done = (
+            subprocess.run(asked, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
+            if fresh
+            else command_server(asked, tmp_path)
         )
         if check and done.returncode:
             pytest.fail(f"{program} {overrides} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -165,9 +228,9 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     for script in ("train.py", "linear_eval.py"):
         arguments = TINY_RUN if script == "train.py" else (f"run={only_run(folder / 'outputs')}",)
-        done = subprocess.run(
-            command(script, *arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
-        )
+        asked = command(script, *arguments)
+        # What a fresh interpreter says while it imports the libraries is part of what it prints.
+        done = subprocess.run(asked, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         (folder / f"{script}.txt").write_text(done.stdout + done.stderr)
     return folder

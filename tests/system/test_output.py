@@ -41,7 +41,7 @@ def test_names_are_utf8_whatever_the_locale(run: Run, tmp_path, monkeypatch):
     expected = tmp_path / run_directory(*overrides)
     for name, value in ASCII.items():
         monkeypatch.setenv(name, value)
-    done = run("train.py", *overrides)
+    done = run("train.py", *overrides, fresh=True)
     assert f"Judge it with: python linear_eval.py 'run=\"{expected}\"'" in done.stdout
     assert yaml.safe_load((expected / "config.yaml").read_text(encoding="utf-8"))["data"]["root"] == str(
         tmp_path / "Bücher"

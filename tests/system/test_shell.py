@@ -30,7 +30,7 @@ def test_a_lone_process_is_the_first_of_one_whatever_the_shell_holds(run: Run, t
         monkeypatch.setenv(name, "2" if name.endswith("SIZE") else "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "of another program")
     monkeypatch.setenv("SLURM_NTASKS", "2")  # of a batch script that asked for two and starts this command once
-    done = run("train.py", *TINY_RUN)
+    done = run("train.py", *TINY_RUN, fresh=True)
     assert "Passed over, since torchrun has not started this process: RANK, LOCAL_RANK" in done.stdout
     ours, undisturbed = only_run(tmp_path / "outputs"), only_run(finished / "outputs")
     assert {path.name for path in ours.iterdir()} >= {"metrics.json", "train.log", "backbone.safetensors"}
@@ -87,11 +87,11 @@ def test_configurations_are_those_of_the_command(run: Run, monkeypatch):
 
 
 def test_the_command_refuses_them_in_one_line(run: Run, monkeypatch):
-    done = run("train.py", *TINY_RUN, "+trainer.max_time=00:00:00:01", check=False)
+    done = run("train.py", *TINY_RUN, "+trainer.max_time=00:00:00:01", check=False, fresh=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: trainer.max_time=00:00:00:01 is not usable; use a signal")
     monkeypatch.setenv("PL_TRAINER_GRADIENT_CLIP_VAL", "1e-9")
-    done = run("train.py", *TINY_RUN, check=False)
+    done = run("train.py", *TINY_RUN, check=False, fresh=True)
     assert done.returncode == 1
     assert "unset it, and use +trainer.gradient_clip_val=" in done.stderr
     assert len(done.stderr.splitlines()) == 1
