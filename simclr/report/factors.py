@@ -72,10 +72,11 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
     """The factors that vary among the runs.
 
     A configuration group whose content is one of its options in every run is one factor, with the options' names as
-    levels. Settings that vary together are one factor; those that follow from other factors are none. Where the runs
-    saw other images, data.root is a factor; one place by another path is the same level.
+    levels. Settings that vary together are one factor; those that follow from other factors are none, and neither are
+    the head and the augmentation that each method brings. Where the runs saw other images, data.root is a factor; one
+    place by another path is the same level.
     configs: the folder of the configuration groups. references: factor name -> its reference level, where it shall not
-    be `baseline` or the first in sorted order. Raises InputError for a reference that no run has.
+    be `baseline`, the default or the first in sorted order. Raises InputError for a reference that no run has.
     """
     candidates, groups = _candidates(sweep, configs)
     together: dict[tuple[int, ...], list[str]] = {}  # by partition: each run's level, numbered in order of appearance
@@ -89,6 +90,14 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
             derived += together[partition]
         else:
             accepted.append(partition)
+    by_method = next((partition for partition, names in together.items() if "method" in names), None)
+    for partition, names in together.items() if by_method in accepted else ():
+        follows = len(set(zip(by_method or (), partition, strict=True))) == max(by_method or (0,)) + 1
+        brought = [name for name in names if follows and name in groups - {"method"}]
+        if brought and partition in accepted:
+            names[:] = [name for name in names if name not in brought]
+            derived += brought
+    accepted = [partition for partition in accepted if together[partition]]
     # In the configuration's order again.
     chosen = [_not_copied(candidates[names]) for partition, names in together.items() if partition in accepted]
     levels = {" + ".join(table): table.agg(" + ".join, axis=1) for table in chosen}
@@ -96,8 +105,9 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
     for name in references:
         if name not in levels:
             raise InputError(f"--reference {name}: the runs do not vary it; they vary {varied}")
+    usual = _defaults(configs / "train.yaml")
     factors = [
-        Factor(name, _ordered(name, values, references.get(name)), set(name.split(" + ")) <= groups)
+        Factor(name, _ordered(name, values, references.get(name), usual), set(name.split(" + ")) <= groups)
         for name, values in levels.items()
     ]
     cells = {run: tuple(values[run] for values in levels.values()) for run in sweep.files}
@@ -211,12 +221,19 @@ def _not_copied(together: pd.DataFrame) -> pd.DataFrame:
     return together[list(chosen.values())]
 
 
-def _ordered(name: str, values: pd.Series, reference: str | None) -> tuple[str, ...]:
-    """The levels of a factor in order, its reference first."""
+def _defaults(path: Path) -> dict[str, str]:
+    """The option that each configuration group has where nothing else is asked for."""
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"] if path.exists() else []
+    return {group: option for entry in listed if isinstance(entry, dict) for group, option in entry.items()}
+
+
+def _ordered(name: str, values: pd.Series, reference: str | None, usual: Mapping[str, str]) -> tuple[str, ...]:
+    """The levels of a factor in order, its reference first. usual: the default of a factor that is a group."""
     levels = sorted(set(values), key=_by_size)
     if reference is not None and reference not in levels:
         raise InputError(f"--reference {name}={reference}: no run has it; there are {', '.join(levels)}")
-    first = reference or next((level for level in levels if set(level.split(" + ")) == {"baseline"}), levels[0])
+    baselines = [level for level in levels if set(level.split(" + ")) == {"baseline"}]
+    first = reference or next(iter([*baselines, *(level for level in levels if level == usual.get(name))]), levels[0])
     return (first, *(level for level in levels if level != first))
 
 

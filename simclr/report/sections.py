@@ -87,15 +87,23 @@ def _cells(study: Study, draw: Draw) -> list[str]:
     shown = {outcome.column: outcome.label for outcome in study.outcomes}
     if untrained in sweep.numbers:
         shown[untrained] = "linear top-1, untrained"
+    cells, ranked = list(study.cells), "" if len(study.cells) < 3 or len(study.design.factors) > 1 else " Best first."
+    if ranked:
+        means = {cell: study.mean(primary.column, cell) for cell in cells}
+        cells.sort(key=lambda cell: float("inf") if (mean := means[cell]) is None else -mean.mean)
     rows = [
-        [literal(study.design.label(cell)), str(len(runs)), *(level(study.mean(column, cell)) for column in shown)]
-        for cell, runs in study.cells.items()
+        [
+            literal(study.design.label(cell)),
+            str(len(study.cells[cell])),
+            *(level(study.mean(column, cell)) for column in shown),
+        ]
+        for cell in cells
     ]
     blocks = [
         "## The cells",
         "Mean over seeds ± half its 95 % interval (Student t), where there are two seeds or more. Accuracies are "
         "per cent. Cells that share a seed share the initial backbone and the order of the images, so their "
-        "differences are known better than these intervals suggest: compare cells by the effects below.",
+        f"differences are known better than these intervals suggest: compare cells by the effects below.{ranked}",
         table(["cell", "runs", *map(literal, shown.values())], rows),
     ]
     if len(study.seeds) == 1 and primary.file == "linear_eval":

@@ -6,8 +6,10 @@ import pytest
 
 from simclr.commands.report import command
 from simclr.errors import InputError
+from simclr.report.sections import write_report
 from simclr.report.study import study_sweep
-from simclr.runs.compose import CONFIGS
+from simclr.runs.compose import CONFIGS, compose_config
+from simclr.runs.identity import as_dict
 from tests.report.sweeps import study, write_run
 
 
@@ -39,6 +41,21 @@ def test_what_varies_together_is_one_factor(tmp_path, cells):
     write_run(tmp_path / "c", cells["modified", "slim"], 0, 42.0, head__hidden_features=64)
     assert [f.name for f in study(tmp_path).design.factors] == ["augmentation", "head.hidden_features"]
     assert study(tmp_path).design.label(("modified", "64")) == "modified · hidden_features=64"
+
+
+def test_a_method_brings_a_head_of_its_own_and_methods_are_ranked(tmp_path):
+    """Neither head nor views are factors beside it; SimCLR, the default, is what the others are compared with."""
+    accuracies = {"simclr": 40.0, "byol": 43.0, "barlow_twins": 38.0}
+    for method, top1 in accuracies.items():
+        config = as_dict(compose_config(f"method={method}", "data=shapes"))
+        for seed in range(3):
+            write_run(tmp_path / f"{method}-{seed}", config, seed, top1 + seed + 0.1 * seed * (method == "byol"))
+    found = study(tmp_path)
+    (factor,) = found.design.factors
+    assert (factor.name, factor.levels) == ("method", ("simclr", "barlow_twins", "byol"))
+    assert {"head", "augmentation"} <= set(found.design.derived)
+    rows = [line.split("|")[1].strip() for line in write_report(found, {}, "").splitlines() if line.startswith("| ")]
+    assert rows[1:4] == ["byol", "simclr", "barlow_twins"]
 
 
 def test_factors_do_not_depend_on_this_projects_options(tmp_path, cells):

@@ -1,0 +1,75 @@
+"""Every method, and every backbone, from the command line: trained, resumed, judged, drawn, reported, exported.
+
+A new file in configs/method or configs/backbone is tested without a line here.
+"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from simclr.data.batch import Views
+from simclr.runs.assemble import assemble
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
+from simclr.runs.compose import CONFIGS, compose_config
+from tests.conftest import TINY_RUN, Run, only_run
+from tests.methods.test_every_method import METHODS, batch
+
+OWN = {"timm": ("backbone.name=resnet10t",)}  # what a backbone's configuration leaves open
+BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))
+CHOICES = [
+    *(pytest.param((f"method={name}",), id=name) for name in METHODS),
+    *(pytest.param((f"backbone={name}", *OWN.get(name, ())), id=name) for name in BACKBONES),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", CHOICES)
+def test_it_goes_the_whole_way(run: Run, tmp_path, choice):
+    run("train.py", *TINY_RUN, *choice)
+    run_dir = only_run(tmp_path / "outputs")
+    assert choice[0].partition("=")[2] in run_dir.name or choice[0] == "backbone=resnet18"
+
+    run("train.py", *TINY_RUN, *choice, f"resume={previous_checkpoint(run_dir)}", "output_root=resumed")
+    whole, resumed = (load_checkpoint(last_checkpoint(path)) for path in (run_dir, only_run(tmp_path / "resumed")))
+    assert whole["global_step"] == resumed["global_step"]
+    assert whole["state_dict"].keys() == resumed["state_dict"].keys()
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], tensor), name
+
+    for arguments in ((), ("protocol=knn",), ("layer=head",), ("untrained=true",)):
+        run("linear_eval.py", f"run={run_dir}", *arguments)
+    for name in ("linear_eval", "knn_eval", "linear_eval_head", "linear_eval_untrained"):
+        assert 0 <= json.loads((run_dir / f"{name}.json").read_text("utf-8"))["top1"] <= 100
+    run("simclr.visualize", f"run={run_dir}")
+    assert (run_dir / "figures" / "neighbours.png").exists()
+    run("simclr.report", "outputs")
+    assert (tmp_path / "outputs" / "report" / "report.html").exists()
+
+    run("simclr.export", f"run={run_dir}", "output=mine.safetensors")
+    exported = load_file(tmp_path / "mine.safetensors")
+    trained = {n.removeprefix("backbone."): t for n, t in whole["state_dict"].items() if n.startswith("backbone.")}
+    assert exported.keys() == trained.keys()
+    assert all(torch.equal(exported[name], trained[name]) for name in trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("type", [torch.float32, torch.bfloat16])
+def test_every_pair_takes_a_step(method, backbone, type):
+    choices = (f"method={method}", f"backbone={backbone}", *OWN.get(backbone, ()))
+    assembly = assemble(compose_config("data=shapes", "data.size=32", *choices))
+    views: Views = batch(assembly)
+    learning = [parameter for group in assembly.method.parameter_groups() for parameter in group["params"]]
+    with torch.autocast("cpu", torch.bfloat16, enabled=type == torch.bfloat16):
+        loss = assembly.method.compute(views)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    for parameter in learning:
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+    torch.optim.SGD(learning, lr=1e-3).step()
+    assembly.method.after_step(0.5)
+    assert assembly.method.compute(views)["loss"].isfinite()
