@@ -132,9 +132,8 @@ def test_jitter_follows_each_images_own_order(images, order):
 @pytest.mark.parametrize("blur_p", [1.0, 0.5, 0.0])
 def test_engines_agree_on_the_whole_recipe(images, blur_p):
     """The reference rounds to bytes after each of up to eight operations, so whole chains differ by a few levels."""
-    recipe = replace(
-        RECIPE, blur_p=blur_p, solarize_p=0
-    )  # a value rounded across the threshold would be inverted by one engine alone
+    # Solarised, a value rounded across the threshold would be inverted by one engine alone.
+    recipe = replace(RECIPE, blur_p=blur_p, solarize_p=0)
     draws = draw(recipe, len(images))
     difference = batched.augment(images, draws, recipe) - reference.augment(images, draws, recipe)
     assert difference.abs().mean() * 255 < 2
