@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from simclr.augment.augmentation import Augmentation
 from simclr.data.batch import Views
+from simclr.losses import spread, wide
 from simclr.methods.base import MakeHead, Scalar
 from simclr.methods.momentum import MomentumMethod
 
@@ -22,12 +23,10 @@ def byol_loss(predictions: Sequence[Tensor], targets: Mapping[int, Tensor]) -> T
     every other view. Returns the mean over these pairs, from 0 to 4: with two views half the paper's symmetric sum.
     """
 
-    def unit(vectors: Tensor) -> Tensor:
-        return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=1)
-
     with torch.autocast(predictions[0].device.type, enabled=False):
-        aims = {view: unit(target) for view, target in targets.items()}
-        cosines = [(unit(q) * z).sum(dim=1) for view, q in enumerate(predictions) for v, z in aims.items() if v != view]
+        unit = [F.normalize(wide(prediction), dim=1) for prediction in predictions]
+        aims = {view: F.normalize(wide(target), dim=1) for view, target in targets.items()}
+        cosines = [(q * z).sum(dim=1) for view, q in enumerate(unit) for other, z in aims.items() if other != view]
         return 2 - 2 * torch.stack(cosines).mean()
 
 
@@ -63,9 +62,3 @@ class BYOL(MomentumMethod):
         projections = [self.project(images) for images in views.images]
         loss = byol_loss([self.predictor(projection) for projection in projections], targets)
         return {"loss": loss, "spread": spread(projections[0])}
-
-
-def spread(projections: Tensor) -> Tensor:
-    """Standard deviation of unit vectors [N, D], times √D: 1 for directions that are uniform, 0 where all are one."""
-    unit = F.normalize(projections.detach().float(), dim=1)
-    return unit.std(dim=0).mean() * unit.shape[1] ** 0.5

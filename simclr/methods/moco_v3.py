@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.augment.augmentation import Augmentation
-from simclr.checks import is_finite
 from simclr.data.batch import Views
-from simclr.losses import top_k
+from simclr.losses import check_temperature, top_k, wide
 from simclr.methods.base import MakeHead, Scalar
 from simclr.methods.momentum import MomentumMethod
 from simclr.system import distributed
@@ -25,9 +24,8 @@ def ctr(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tens
     Returns the scalar loss, and the rank of each query's own key among the candidates, int64 [N].
     """
     with torch.autocast(queries.device.type, enabled=False):
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        q = F.normalize(queries.to(wide), dim=1)
-        k = distributed.gather(F.normalize(keys.detach().to(wide), dim=1)).flatten(0, 1)
+        q = F.normalize(wide(queries), dim=1)
+        k = distributed.gather(F.normalize(wide(keys.detach()), dim=1)).flatten(0, 1)
         logits = q @ k.T / temperature
         own = distributed.rank() * len(q) + torch.arange(len(q), device=q.device)
         loss = 2 * temperature * F.cross_entropy(logits, own)
@@ -51,8 +49,7 @@ class MoCoV3(MomentumMethod):
 
     def __init__(self, temperature: float, predictor: MakeHead, momentum: float, **base: Any) -> None:
         super().__init__(momentum=momentum, **base)
-        if not is_finite(temperature) or not temperature > 0:
-            raise ValueError(f"temperature={temperature} is not usable; it is a number greater than 0 (paper: 0.2)")
+        check_temperature(temperature)
         width = self.head.out_features
         self.predictor = predictor(in_features=width, out_features=width)
         self.temperature = temperature

@@ -38,17 +38,13 @@ class MomentumMethod(Method):
     def parts(self) -> Mapping[str, nn.Module]:
         return {**super().parts(), "target_backbone": self.target_backbone, "target_head": self.target_head}
 
-    def project(self, images: Tensor) -> Tensor:
-        """Projections [B, D] of one view [B, 3, H, W] by the online network."""
-        return self.head(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-
     @torch.no_grad()
     def target(self, images: Tensor) -> Tensor:
-        """Projections [B, D] of one view [B, 3, H, W] by the target."""
+        """Embeddings [B, D] of one view [B, 3, H, W] by the target."""
         return self.target_head(self.target_backbone(images.contiguous(memory_format=torch.channels_last)))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        online = [*self.backbone.parameters(), *self.head.parameters()]
-        target = [*self.target_backbone.parameters(), *self.target_head.parameters()]
+        online: list[Tensor] = [*self.backbone.parameters(), *self.head.parameters()]
+        target: list[Tensor] = [*self.target_backbone.parameters(), *self.target_head.parameters()]
         torch._foreach_lerp_(target, online, 1 - cosine_momentum(self.momentum, progress))

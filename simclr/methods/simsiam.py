@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from simclr.augment.augmentation import Augmentation
 from simclr.data.batch import Views
+from simclr.losses import spread, wide
 from simclr.methods.base import MakeHead, Method, Scalar
-from simclr.methods.byol import spread
 
 
 def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
     """D(p, z) = -p̄·z̄, the mean over a batch [N, D], without gradient to z (Chen & He 2021, algorithm 1), in float32."""
     with torch.autocast(prediction.device.type, enabled=False):
-        wide = torch.promote_types(prediction.dtype, torch.float32)
-        return -F.cosine_similarity(prediction.to(wide), projection.detach().to(wide), dim=1).mean()
+        return -F.cosine_similarity(wide(prediction), wide(projection.detach()), dim=1).mean()
 
 
 class SimSiam(Method):
@@ -47,7 +46,6 @@ class SimSiam(Method):
         return {**super().parts(), "predictor": self.predictor}
 
     def compute(self, views: Views) -> Mapping[str, Tensor]:
-        nearby = [images.contiguous(memory_format=torch.channels_last) for images in views.images]
-        first, second = (self.head(self.backbone(images)) for images in nearby)
+        first, second = (self.project(images) for images in views.images)
         loss = negative_cosine(self.predictor(first), second) + negative_cosine(self.predictor(second), first)
         return {"loss": loss / 2, "spread": spread(first)}

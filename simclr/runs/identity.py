@@ -68,6 +68,7 @@ LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("data.bits", 16, "data.val_fraction"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
     ("augmentation.blur_p", 1.0, "augmentation.crop_scale"),
+    ("method.decoupled", False, "method.micro_batch"),
     ("method.decay_norms_and_biases", True, "method.temperature"),
 )
 
