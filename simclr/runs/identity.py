@@ -62,7 +62,8 @@ def _without_a_copy_of_on_nan(config: dict[str, Any]) -> None:
 # A group whose shape has changed: a function that is given a whole configuration and changes it in place.
 RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (_without_a_copy_of_on_nan,)
 # A key that has come later: itself, the value that a run had which did not know it, and a key (KEY or KEY=VALUE)
-# beside which alone it stands. Keys that are RUNS need no line. At that value a key is as good as absent: it renames no run.
+# beside which alone it stands. Keys that are RUNS need no line. At that value a key is as good as absent, so that a new
+# one renames no run.
 LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("on_nan", "stop", None),
     ("data.bits", 16, "data.val_fraction"),
