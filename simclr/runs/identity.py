@@ -157,10 +157,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Two runs are the same where this is equal and, if their images come from a place (data.root), these are.
     """
-    usual = {key: then for key, then, _ in LATER}
+    usual, settings = {key: then for key, then, _ in LATER}, flat(upgraded(config))
+    if "method.temperature" not in settings:
+        settings.pop("temperature", None)  # nothing reads it
     return {
         key: value
-        for key, value in flat(upgraded(config)).items()
+        for key, value in settings.items()
         if kind(key) != RUNS and value not in (None, {}) and not (key in usual and value == usual[key])
     }
 
