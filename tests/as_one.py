@@ -129,6 +129,7 @@ def after_six_steps(method: SimCLR, *callbacks: pl.Callback) -> Numbers:
         saturation=0.4,
         hue=0.1,
         grayscale_p=0.2,
+        blur_p=0.5,
         blur_kernel=3,
         blur_sigma=[0.1, 1.0],
     )

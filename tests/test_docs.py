@@ -15,7 +15,12 @@ from tests.conftest import REPOSITORY
 
 DOCS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py")}
-COMMANDS = {"train.py": "train", "linear_eval.py": "linear_eval", "simclr.visualize": "visualize"}
+COMMANDS = {
+    "train.py": "train",
+    "linear_eval.py": "linear_eval",
+    "simclr.visualize": "visualize",
+    "simclr.export": "export",
+}
 
 
 def text_of(path: Path) -> str:
@@ -27,7 +32,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.search(
-                r"(?:python(?: -m)?|torchrun .*?) (train\.py|linear_eval\.py|simclr\.visualize)\b(.*)", line
+                r"(?:python(?: -m)?|torchrun .*?) (train\.py|linear_eval\.py|simclr\.(?:visualize|export))\b(.*)", line
             )
             if found:
                 arguments = shlex.split(found[2].partition(";")[0], comments=True)
@@ -81,7 +86,7 @@ def test_readme_lists_every_room():
         r"^\| `(\w+)` \|", text_of(REPOSITORY / "README.md").partition("## Read the code")[2], re.MULTILINE
     )
     rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "simclr").iterdir() if path.name[0] != "_"}
-    assert set(listed) == rooms - {"errors", "checks", "visualize"}
+    assert set(listed) == rooms - {"errors", "checks", "export", "visualize"}
 
 
 def test_readme_lists_every_choice():

@@ -38,7 +38,14 @@ def _augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tenso
     _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
     view = color_jitter(view, draws, fused)
     _apply(grayscale, view, draws.grayscale)
-    return gaussian_blur(view, draws.sigma, recipe.blur_kernel)
+    if draws.blur.all():
+        return gaussian_blur(view, draws.sigma, recipe.blur_kernel)
+    index = draws.blur.nonzero().squeeze(1)
+    if len(index) > 0:
+        on_device = _beside(view, index)
+        blurred = gaussian_blur(view.index_select(0, on_device), draws.sigma[index], recipe.blur_kernel)
+        view.index_copy_(0, on_device, blurred)
+    return view
 
 
 def _apply(operation: Callable[..., Tensor], images: Tensor, chosen: Tensor, *parameters: Tensor) -> None:

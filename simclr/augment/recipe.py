@@ -35,6 +35,7 @@ class Draws(NamedTuple):
     hue: Tensor  # float32 shift in turns of the colour circle, 0 changes nothing
     grayscale: Tensor  # bool
     sigma: Tensor  # float32, blur in pixels of the view
+    blur: Tensor  # bool
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Recipe:
     saturation: float
     hue: float
     grayscale_p: float
+    blur_p: float
     blur_kernel: int
     blur_sigma: Sequence[float]
 
@@ -79,7 +81,7 @@ class Recipe:
                 check(is_finite(value), field.name, "write a number")
         for name in ("size", "solarize_threshold", "blur_kernel"):
             check(is_whole(getattr(self, name)), name, "write a whole number")
-        for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p"):
+        for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p", "blur_p"):
             check(0 <= getattr(self, name) <= 1, name, "a probability lies between 0 and 1")
         for name in ("brightness", "contrast", "saturation"):
             check(0 <= getattr(self, name) <= MAX_STRENGTH, name, f"a jitter strength is 0 to {MAX_STRENGTH}")
@@ -113,6 +115,7 @@ class Recipe:
             hue=uniform(-self.hue, self.hue),
             grayscale=chance(self.grayscale_p),
             sigma=uniform(*self.blur_sigma),
+            blur=chance(self.blur_p),
         )
 
     def _draw_crop(

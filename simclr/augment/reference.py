@@ -39,5 +39,6 @@ def augment_image(image: Tensor, draw: Draws, recipe: Recipe) -> Tensor:
                 view = tv.adjust_hue(view, float(draw.hue))
     if draw.grayscale:
         view = tv.rgb_to_grayscale(view, num_output_channels=3)
-    view = tv.gaussian_blur(view, [recipe.blur_kernel, recipe.blur_kernel], [float(draw.sigma)] * 2)
+    if draw.blur:
+        view = tv.gaussian_blur(view, [recipe.blur_kernel, recipe.blur_kernel], [float(draw.sigma)] * 2)
     return tv.to_dtype(view, torch.float32, scale=True)

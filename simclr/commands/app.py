@@ -69,8 +69,10 @@ class WritableOutput(Callback):
         self._make(config, "sweep")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        with suppress(OSError):  # as a rule it holds something
-            Path(config.hydra.runtime.output_dir).rmdir()
+        folder = Path(config.hydra.runtime.output_dir)
+        if folder.resolve() != Path.cwd():  # which is the user's, and theirs even if it is empty
+            with suppress(OSError):  # as a rule it holds something
+                folder.rmdir()
 
     def _make(self, config: DictConfig, mode: str) -> None:
         HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later

@@ -51,7 +51,7 @@ def judge(config: DictConfig) -> float | None:
         raise InputError("protocol=transfer needs other images; choose them with data=")
     device, trained = torch.device(choose_accelerator("auto")), not config.untrained
     wanted = ["backbone", "head"] if config.layer == "head" else ["backbone"]
-    parts = reassemble(checkpoint, wanted if trained else [])
+    parts = reassemble(checkpoint, wanted if trained else [], config.part)
     (_, train, val), data, own = open_images(config, checkpoint, path)
     protocol.check(train, val)
     assert val is not None, "Protocol.check"
@@ -81,7 +81,8 @@ def judge(config: DictConfig) -> float | None:
 
     who = f"step {checkpoint['global_step']}" if trained else "untrained"
     counts = f"{len(subject.train):,} training and {len(val):,} validation images"
-    log.info("%s, %s, %s: %s", run_dir, who, config.layer, counts)
+    what = config.layer if config.part == "backbone" else f"{config.part}, {config.layer}"
+    log.info("%s, %s, %s: %s", run_dir, who, what, counts)
     numbers, words, lines = protocol.judge(subject)
     for line in lines:
         log.info(line)
@@ -91,6 +92,7 @@ def judge(config: DictConfig) -> float | None:
         words = {name: f"{text}; {leak_words(leaked, len(val))}" for name, text in words.items()}
     result: dict[str, Any] = numbers | {
         "protocol": words,
+        "part": config.part,
         "layer": config.layer,
         "limit_images": config.limit_images,
         "train_images": len(subject.train),
@@ -107,6 +109,7 @@ def judge(config: DictConfig) -> float | None:
         f"{protocol.name}_eval{protocol.suffix()}",
         other_data=None if own and protocol.name != "transfer" else data,
         limit_images=config.limit_images,
+        part=config.part,
         layer=config.layer,
         checkpoint=judged if trained or not of_a_run(path) else "",
         trained=trained,

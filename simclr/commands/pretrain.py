@@ -81,6 +81,8 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()
+    pl.seed_everything(config.seed, verbose=False)
+    method.prepare(data.pretrain.columns)
     left_over = len(data.pretrain) % config.batch_size
     if 10 * left_over > len(data.pretrain):
         log.warning(

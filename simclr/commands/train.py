@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
 from simclr.checks import MAX_SEED
@@ -58,6 +59,14 @@ def check_protocols(protocols: object) -> None:
         raise InputError(f"evaluate={protocols} is not usable; it lists protocols, of {', '.join(known)}")
 
 
+def check_temperature(config: DictConfig) -> None:
+    """Raise InputError where one run is asked for a temperature that its method does not have."""
+    asked = [override for override in HydraConfig.get().overrides.task if override.split("=")[0] == "temperature"]
+    if asked and "temperature" not in config.method and HydraConfig.get().mode != RunMode.MULTIRUN:
+        method = HydraConfig.get().runtime.choices["method"]
+        raise InputError(f"{asked[0]} is not usable: method={method} has no temperature; leave it out")
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def command(config: DictConfig) -> float | None:
     with clear_errors(LESS_MEMORY), Stop(config.requeue_exit_code) as stop:
@@ -71,6 +80,7 @@ def command(config: DictConfig) -> float | None:
         check_number(config, "trainer.log_every_n_steps", 1)
         check_trainer_settings(as_dict(config.trainer), config.epochs)
         check_protocols(config.evaluate)
+        check_temperature(config)
         with_absolute_paths(config)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)

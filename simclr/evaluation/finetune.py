@@ -43,7 +43,8 @@ CROP_AND_FLIP: dict[str, Any] = {
     "saturation": 0,
     "hue": 0,
     "grayscale_p": 0,
-    "blur_kernel": 1,  # a blur of one pixel is none
+    "blur_p": 0,
+    "blur_kernel": 1,
     "blur_sigma": [1, 1],
 }
 

@@ -75,7 +75,7 @@ def operations(draws: Draws, place: int, recipe: Recipe, area: int) -> str:
         "gray": draws.grayscale,
     }
     words = [f"crop{NO_BREAK}{100 * share:.0f}{NO_BREAK}%", *(word for word, field in chosen.items() if field[place])]
-    if recipe.blur_kernel > 1:
+    if recipe.blur_kernel > 1 and draws.blur[place]:
         words.append(f"blur{NO_BREAK}{float(draws.sigma[place]):.1f}")
     return ", ".join(words)
 
@@ -92,9 +92,10 @@ def describe(recipe: Recipe) -> str:
     ):
         if probability > 0:
             parts.append(f"{words} p {probability:g}")
-    if recipe.blur_kernel > 1:
+    if recipe.blur_kernel > 1 and recipe.blur_p > 0:
         low, high = recipe.blur_sigma
-        parts.append(f"blur {recipe.blur_kernel} px, sigma {low:g} to {high:g}")
+        seldom = f" p {recipe.blur_p:g}" if recipe.blur_p < 1 else ""
+        parts.append(f"blur {recipe.blur_kernel} px, sigma {low:g} to {high:g}{seldom}")
     return "; ".join(parts)
 
 

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from simclr.augment.augmentation import Augmentation
 from simclr.checks import is_finite
 from simclr.data.batch import Views
+from simclr.data.columns import Column
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
 from simclr.optim.groups import all_alike, norms_and_biases_undecayed
@@ -69,8 +70,19 @@ class Method(pl.LightningModule):
         self.decay_norms_and_biases = decay_norms_and_biases
         self.means: dict[str, Tensor] = {}
 
+    def prepare(self, columns: Mapping[str, Column]) -> None:
+        """Make what depends on the data, such as a classifier for their classes; called once, before training.
+
+        columns: what is known of the images to learn from. The run's seed decides the random numbers.
+        """
+
     def check(self, augmentation: Augmentation) -> None:
         """Raise ValueError where the method cannot learn from such views."""
+
+    def project(self, images: Tensor) -> Tensor:
+        """Embeddings [B, D] of one view [B, 3, H, W], which goes through backbone and head by itself."""
+        # Convolutions of this depth run up to twice as fast with the channels innermost, on a CPU as on a GPU.
+        return self.head(self.backbone(images.contiguous(memory_format=torch.channels_last)))
 
     def compute(self, views: Views) -> Mapping[str, Tensor]:
         """The scalars of one batch by name: "loss", which is minimised, and whatever else `scalars` describes.

@@ -15,7 +15,35 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from simclr.checks import is_whole
+from simclr.data.batch import Views
+from simclr.methods.base import Method
 from simclr.models.buffers import remember_buffers
+
+
+def embed_views(method: Method, views: Views, micro_batch: int | None) -> Tensor:
+    """Embeddings [V, N, D] of all views by backbone and head; those of one size go together, and share batch norm's
+    statistics.
+
+    micro_batch: images that the network sees at a time, as in `embed_in_parts`; None for all.
+    """
+
+    def embed(alike: Tensor) -> Tensor:
+        return method.project(alike.flatten(0, 1)).unflatten(0, alike.shape[:2])
+
+    embedded: dict[int, Tensor] = {}
+    for size in {images.shape[-1] for images in views.images}:
+        places = [place for place, images in enumerate(views.images) if images.shape[-1] == size]
+        alike = torch.stack([views.images[place] for place in places])
+        parts = embed_in_parts(method, embed, alike, micro_batch or alike.shape[1])
+        embedded |= dict(zip(places, parts, strict=True))
+    return torch.stack([embedded[place] for place in range(len(embedded))])
+
+
+def check_micro_batch(micro_batch: int | None) -> None:
+    """Raise ValueError for what is no number of images."""
+    if micro_batch is not None and (not is_whole(micro_batch) or micro_batch < 1):
+        raise ValueError(f"micro_batch={micro_batch} is not usable; write a whole number, 1 or more, or null")
 
 
 def embed_in_parts(network: nn.Module, embed: Callable[[Tensor], Tensor], views: Tensor, images: int) -> Tensor:

@@ -52,7 +52,9 @@ class _Normalise(torch.autograd.Function):
     """(Ioffe & Szegedy 2015, algorithm 1, and the gradients of section 3), its sums taken over all processes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         over = [0, *range(2, x.ndim)]
         statistics_type = torch.promote_types(x.dtype, torch.float32)
         var, mean = torch.var_mean(x.to(statistics_type), dim=over, correction=0)
@@ -69,7 +71,7 @@ class _Normalise(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight, mean, var = ctx.saved_tensors
         gradient = gradients[0].to(mean.dtype)
 
@@ -84,5 +86,7 @@ class _Normalise(torch.autograd.Function):
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean_gradient, mean_product = total / count
         inner = gradient - channels(mean_gradient) - normal * channels(mean_product)
+        if weight is None:  # without scale and shift
+            return (inner * channels(inverse)).to(x.dtype), None, None, None
         own = own.to(weight.dtype)  # of this process alone: those of the weights are averaged with all others
         return (inner * channels(inverse * weight)).to(x.dtype), own[1], own[0], None

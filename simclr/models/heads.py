@@ -60,6 +60,14 @@ class BatchNormHead(nn.Sequential):
         self.out_features = out_features
 
 
+class NoHead(nn.Identity):
+    """A head that changes nothing: the loss compares the features themselves."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.out_features = in_features
+
+
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError, naming the first, where one is no width of a layer."""
     for name, value in sizes.items():

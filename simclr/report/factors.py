@@ -174,11 +174,16 @@ def _images(sweep: Sweep, texts: pd.DataFrame) -> list[str]:
 def _option(path: Path) -> dict[str, Any]:
     """The flattened content of an option of a configuration group, with that of the options it is based on."""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    bases = [path.with_name(f"{base}.yaml") for base in content.pop("defaults", []) if base != "_self_"]
+    bases = [path.with_name(f"{base}.yaml") for base in content.pop("defaults", []) if _is_base(base)]
     result: dict[str, Any] = {}
     for base in bases:
         result |= _option(base) if base.exists() else {}
     return result | flat(content)
+
+
+def _is_base(entry: object) -> bool:
+    """Whether an entry of a defaults list is an option of the same group: a method may choose its own head, too."""
+    return isinstance(entry, str) and entry != "_self_"
 
 
 def _chosen(settings: dict[str, Any], group: str, varying: list[str], options: dict[str, dict[str, Any]]) -> str | None:

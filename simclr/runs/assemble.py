@@ -55,21 +55,27 @@ def assemble(config: DictConfig) -> Assembly:
     return Assembly(source, augmentation, method)
 
 
-def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = ()) -> dict[str, Any]:
+def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = (), part: str = "backbone") -> dict[str, Any]:
     """The backbone and the head that a checkpoint's own configuration describes, as its run's seed made them.
 
-    trained: which of them get the checkpoint's weights. The method itself is not built: it may be anybody's. Raises
-    InputError where the configuration names what is no part of this project, or where the weights are others'.
+    trained: which of them get the checkpoint's weights. part: whose, where a method has several of a kind: with
+    "target_backbone" they are the target's. The method itself is not built: it may be anybody's. Raises InputError
+    where the configuration names what is no part of this project, where the weights are others', and for another part.
     """
+    names = {key.partition(".")[0] for key in checkpoint["state_dict"]}
+    backbones = sorted(name for name in names if name.endswith("backbone"))
+    if part not in backbones:
+        raise InputError(f"part={part} is not in this checkpoint; it has {', '.join(backbones)}")
     config = checkpoint["config"]
     if not is_whole(config.get("seed")) or not 0 <= config["seed"] <= MAX_SEED:
         raise InputError("the checkpoint's configuration has no seed; use one that train.py wrote")
     pl.seed_everything(config["seed"], verbose=False)
     backbone: Encoder = build(own_part(config, "backbone"))  # first, as in a method: both draw from one seed
+    stored = {"backbone": part, "head": part.removesuffix("backbone") + "head"}
     parts = {"backbone": backbone, "head": build(own_part(config, "head"), in_features=backbone.num_features)}
     for name in trained:
         try:
-            parts[name].load_state_dict(weights_of(checkpoint, name))
+            parts[name].load_state_dict(weights_of(checkpoint, stored[name]))
         except RuntimeError as error:
             raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
     return parts

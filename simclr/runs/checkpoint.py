@@ -184,8 +184,11 @@ def weights_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, torch.Tens
     return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
 
 
-def export_backbone(backbone: nn.Module, path: Path) -> None:
-    """Write the encoder's weights as safetensors, under torchvision's keys less those of the classifier (fc.*)."""
+def export_backbone(backbone: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the encoder's weights as safetensors, under torchvision's keys less those of the classifier (fc.*).
+
+    metadata: texts that the file is to hold beside them.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     with replacing(path) as unfinished:
-        unfinished.write_bytes(save(weights))
+        unfinished.write_bytes(save(weights, None if metadata is None else dict(metadata)))

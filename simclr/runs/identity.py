@@ -61,12 +61,15 @@ def _without_a_copy_of_on_nan(config: dict[str, Any]) -> None:
 
 # A group whose shape has changed: a function that is given a whole configuration and changes it in place.
 RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (_without_a_copy_of_on_nan,)
-# A key that has come later: itself, the value that a run had which did not know it, and a key beside which alone it
-# stands. Keys that are RUNS need no line. A key at that value is as good as absent, so that a new one renames no run.
+# A key that has come later: itself, the value that a run had which did not know it, and a key (KEY or KEY=VALUE)
+# beside which alone it stands. Keys that are RUNS need no line. At that value a key is as good as absent, so that a new
+# one renames no run.
 LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("on_nan", "stop", None),
     ("data.bits", 16, "data.val_fraction"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
+    ("augmentation.blur_p", 1.0, "augmentation.crop_scale"),
+    ("method.decoupled", False, "method._target_=simclr.methods.simclr.SimCLR"),
     ("method.decay_norms_and_biases", True, "method.temperature"),
 )
 
@@ -127,9 +130,14 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = result
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        if isinstance(node, dict) and (beside is None or beside in flat(result)):
+        if isinstance(node, dict) and (beside is None or _stands(beside, flat(result))):
             node.setdefault(leaf, then)
     return result
+
+
+def _stands(beside: str, settings: Mapping[str, Any]) -> bool:
+    key, _, value = beside.partition("=")
+    return key in settings and (not value or settings[key] == value)
 
 
 def _moved(value: Any) -> Any:
@@ -149,10 +157,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Two runs are the same where this is equal and, if their images come from a place (data.root), these are.
     """
-    usual = {key: then for key, then, _ in LATER}
+    usual, settings = {key: then for key, then, _ in LATER}, flat(upgraded(config))
+    if "method.temperature" not in settings:
+        settings.pop("temperature", None)  # nothing reads it
     return {
         key: value
-        for key, value in flat(upgraded(config)).items()
+        for key, value in settings.items()
         if kind(key) != RUNS and value not in (None, {}) and not (key in usual and value == usual[key])
     }
 

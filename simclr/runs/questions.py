@@ -15,6 +15,7 @@ def result_name(
     *,
     other_data: Mapping[str, Any] | None,
     limit_images: int | None,
+    part: str,
     layer: str,
     checkpoint: str,
     trained: bool,
@@ -22,7 +23,8 @@ def result_name(
     """A result's file name less its ending: the plain PROTOCOL_eval is the whole answer on the run's own images.
 
     protocol: with whatever its settings add to it, as in "finetune_eval_labels-0.1". other_data: the result's `data`,
-    None for the run's own. checkpoint: the name of the one that was judged, "" for a run's last.
+    None for the run's own. part: of the method, as "target_backbone". checkpoint: the name of the one that was judged,
+    "" for a run's last.
     """
     words = [protocol]
     if other_data is not None:
@@ -31,6 +33,8 @@ def result_name(
         words.append("-".join([other_data["choice"], *place, digest(other_data["key"])]))
     if limit_images is not None:
         words.append(f"limit-{limit_images}")
+    if part != "backbone":
+        words.append(part)
     if layer != "features":
         words.append(layer)
     if checkpoint:

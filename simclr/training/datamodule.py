@@ -110,7 +110,7 @@ class PretrainingData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not is_whole(batch_size) or batch_size < 2:
-            raise InputError(f"batch_size={batch_size} leaves no negatives to contrast with; use 2 or more")
+            raise InputError(f"batch_size={batch_size} leaves an image nothing to be compared with; use 2 or more")
         processes = distributed.world_size()
         if batch_size % processes:
             raise InputError(

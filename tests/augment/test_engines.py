@@ -25,6 +25,7 @@ RECIPE = Recipe(
     saturation=0.8,
     hue=0.2,
     grayscale_p=0.2,
+    blur_p=1.0,
     blur_kernel=7,
     blur_sigma=(0.1, 2.0),
 )
@@ -128,9 +129,11 @@ def test_jitter_follows_each_images_own_order(images, order):
         assert (ours[i] - theirs).abs().max() <= 1e-4
 
 
-def test_engines_agree_on_the_whole_recipe(images):
+@pytest.mark.parametrize("blur_p", [1.0, 0.5, 0.0])
+def test_engines_agree_on_the_whole_recipe(images, blur_p):
     """The reference rounds to bytes after each of up to eight operations, so whole chains differ by a few levels."""
-    recipe = replace(RECIPE, solarize_p=0)  # a value rounded across the threshold would be inverted by one engine alone
+    # Solarised, a value rounded across the threshold would be inverted by one engine alone.
+    recipe = replace(RECIPE, blur_p=blur_p, solarize_p=0)
     draws = draw(recipe, len(images))
     difference = batched.augment(images, draws, recipe) - reference.augment(images, draws, recipe)
     assert difference.abs().mean() * 255 < 2
@@ -161,10 +164,11 @@ COUNT = 20_000
 STANDARD_ERRORS = 4.5  # a false alarm in about 1 of 150,000 comparisons
 
 
-@pytest.mark.parametrize("name", ["flip", "solarize", "jitter", "grayscale"])
+@pytest.mark.parametrize("name", ["flip", "solarize", "jitter", "grayscale", "blur"])
 def test_probabilities(name):
-    probability = getattr(RECIPE, f"{name}_p")
-    share = getattr(draw(RECIPE, COUNT), name).float().mean().item()
+    recipe = replace(RECIPE, blur_p=0.3)
+    probability = getattr(recipe, f"{name}_p")
+    share = getattr(draw(recipe, COUNT), name).float().mean().item()
     error = math.sqrt(probability * (1 - probability) / COUNT)
     assert abs(share - probability) < STANDARD_ERRORS * error
 

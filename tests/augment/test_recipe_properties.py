@@ -33,7 +33,7 @@ def recipes(draw, strength: float = MAX_STRENGTH, hue: float = 0.5) -> Recipe:
     return Recipe(
         size=size,
         **{name: draw(pair(low, high)) for name, (low, high) in PAIRS.items()},
-        **{name: draw(number(0, 1)) for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p")},
+        **{name: draw(number(0, 1)) for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p", "blur_p")},
         **{name: draw(number(0, strength)) for name in ("brightness", "contrast", "saturation")},
         solarize_threshold=draw(st.integers(0, 255)),
         hue=draw(number(0, hue)),

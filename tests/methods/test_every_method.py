@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from simclr.data.batch import Views
+from simclr.data.columns import labels
 from simclr.runs.assemble import Assembly, assemble
 from simclr.runs.compose import CONFIGS
 
@@ -17,7 +18,9 @@ IMAGES = 6
 def assembly(request) -> Assembly:
     overrides = [f"method={request.param}", "data=shapes", "data.size=32"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return assemble(compose("train", overrides))
+        assembly = assemble(compose("train", overrides))
+    assembly.method.prepare({"labels": labels([0, 1, 2], "abc")})
+    return assembly
 
 
 def batch(assembly: Assembly) -> Views:
@@ -40,11 +43,12 @@ def test_it_describes_what_it_computes(assembly):
 
 def test_its_loss_reaches_the_backbone_and_a_step_lowers_it(assembly):
     method, views = assembly.method, batch(assembly)
-    optimizer = torch.optim.SGD(method.parameter_groups(), lr=1e-3)
     before = method.compute(views)["loss"]
     before.backward()
     assert all(parameter.grad is not None for parameter in method.parts()["backbone"].parameters())
-    optimizer.step()
+    learning = [parameter for group in method.parameter_groups() for parameter in group["params"]]
+    length = torch.nn.utils.get_total_norm([parameter.grad for parameter in learning])
+    torch.optim.SGD(learning, lr=1e-2 / float(length)).step()
     assert method.compute(views)["loss"] < before
 
 

@@ -17,7 +17,8 @@ def result(limit: int | None = None, key: str = "own") -> dict:
 
 
 def test_the_plain_name_is_the_whole_answer_on_the_runs_own_images():
-    usual = {"other_data": None, "limit_images": None, "layer": "features", "checkpoint": "", "trained": True}
+    usual = {"other_data": None, "limit_images": None, "part": "backbone"}
+    usual |= {"layer": "features", "checkpoint": "", "trained": True}
     pets = {"choice": "image_folder", "root": "/a/pets", "key": {"train": "1", "val": "2"}}
     changed = (
         {"other_data": pets},
@@ -25,6 +26,7 @@ def test_the_plain_name_is_the_whole_answer_on_the_runs_own_images():
         {"other_data": pets | {"root": None}},
         {"limit_images": 25},
         {"layer": "head"},
+        {"part": "target_backbone"},
         {"checkpoint": "epoch-010"},
         {"trained": False},
     )

@@ -197,7 +197,7 @@ def test_views_are_a_function_of_seed_and_step(store):
 
 
 def test_settings_that_cannot_be_used():
-    with pytest.raises(InputError, match="batch_size=1 leaves no negatives"):
+    with pytest.raises(InputError, match="batch_size=1 leaves an image nothing"):
         PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 1, 0)
     with pytest.raises(InputError, match="limit_images=0"):
         PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 8, 0, limit_images=0).setup()

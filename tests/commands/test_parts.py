@@ -1,0 +1,95 @@
+"""Judging and exporting one of several backbones that a method keeps, from the command line."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
+from tests.conftest import TINY_RUN, Run, command, only_run
+
+
+@pytest.fixture(scope="module")
+def byol(tmp_path_factory, command_server) -> Path:
+    """The directory of a finished run of BYOL, whose target has moved a little."""
+    folder = tmp_path_factory.mktemp("byol")
+    narrow = ("head.hidden_features=32", "method.predictor.hidden_features=32", "method.momentum=0.9")
+    done = command_server(command("train.py", *TINY_RUN, "method=byol", *narrow, "callbacks=none"), folder)
+    assert done.returncode == 0, done.stderr
+    return only_run(folder / "outputs")
+
+
+def test_the_target_is_judged_by_name_and_the_online_network_by_default(run: Run, byol):
+    online = run("linear_eval.py", f"run={byol}").stdout
+    target = run("linear_eval.py", f"run={byol}", "part=target_backbone").stdout
+    assert "step 8, target_backbone, features:" in target
+    assert "target" not in online
+    ours, theirs = (
+        json.loads((byol / f"{name}.json").read_text()) for name in ("linear_eval", "linear_eval_target_backbone")
+    )
+    assert (ours["part"], theirs["part"]) == ("backbone", "target_backbone")
+    assert ours["log_loss"] != theirs["log_loss"] if "log_loss" in ours else True
+    assert len(list((byol / "features").glob("*.safetensors"))) == 4  # of two encoders, train and val
+
+
+def test_the_targets_head_goes_with_it(run: Run, byol):
+    run("linear_eval.py", f"run={byol}", "protocol=knn", "part=target_backbone", "layer=head")
+    assert (byol / "knn_eval_target_backbone_head.json").exists()
+
+
+def test_a_part_that_a_run_lacks_is_refused_with_those_that_it_has(run: Run, finished):
+    run_dir = only_run(finished / "outputs")
+    for program in ("linear_eval.py", "simclr.export"):
+        done = run(program, f"run={run_dir}", "part=target_backbone", check=False)
+        assert done.returncode == 1
+        assert done.stderr == "error: part=target_backbone is not in this checkpoint; it has backbone\n"
+
+
+@pytest.mark.parametrize("part", ["backbone", "target_backbone"])
+def test_what_is_exported_is_that_part_and_loads_as_the_command_says(run: Run, byol, tmp_path, part):
+    done = run("simclr.export", f"run={byol}", f"part={part}", "output=taken home/encoder.safetensors")
+    path = tmp_path / "taken home" / "encoder.safetensors"
+    state, exported = load_checkpoint(last_checkpoint(byol))["state_dict"], load_file(path)
+    stored = {name.removeprefix(f"{part}."): t for name, t in state.items() if name.startswith(f"{part}.")}
+    assert exported.keys() == stored.keys()
+    assert all(torch.equal(exported[name], stored[name]) for name in stored)
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["simclr"])
+    assert (about["part"], about["step"], about["image_size"]) == (part, 8, 16)
+
+    import safetensors.torch
+    from torchvision.models import resnet18
+
+    names = {"safetensors": safetensors, "network": resnet18()}
+    lines = re.findall(r"^    (.+)$", done.stdout, re.MULTILINE)
+    exec("\n".join(lines).replace(repr("taken home/encoder.safetensors"), repr(str(path))), names)
+    assert sorted(names["missing"]) == ["fc.bias", "fc.weight"]  # type: ignore[call-overload]
+    assert names["unexpected"] == []
+
+
+def test_files_of_others_are_not_overwritten(run: Run, byol, tmp_path):
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(b"a file of mine")
+    done = run("simclr.export", f"run={byol}", "output=mine.safetensors", check=False)
+    assert done.returncode == 1
+    assert "output=mine.safetensors exists, and was not written by this command" in done.stderr
+    assert mine.read_bytes() == b"a file of mine"
+    done = run("simclr.export", f"run={byol}", f"output={tmp_path}", check=False)
+    assert "is a folder" in done.stderr
+    for _ in range(2):  # its own may be
+        run("simclr.export", f"run={byol}", "output=again.safetensors")
+
+
+def test_by_default_it_lies_in_the_run_directory(run: Run, byol, tmp_path):
+    run_dir = shutil.copytree(byol, tmp_path / "run")
+    before = load_file(run_dir / "backbone.safetensors")
+    run("simclr.export", f"run={run_dir}")
+    run("simclr.export", f"run={run_dir}", "part=target_backbone")
+    after, target = (load_file(run_dir / f"{part}.safetensors") for part in ("backbone", "target_backbone"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not torch.equal(target["conv1.weight"], after["conv1.weight"])

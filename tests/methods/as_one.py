@@ -1,0 +1,65 @@
+"""Run by torchrun in two processes, and alone: one step of every method on the same batch, in float64.
+
+python -m tests.methods.as_one FILE
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from simclr.data.batch import Views
+from simclr.data.columns import labels
+from simclr.methods.base import Method
+from simclr.models.batch_norm import synchronise_batch_norm
+from simclr.runs.assemble import assemble
+from simclr.runs.compose import compose_config
+from simclr.system import distributed
+from tests.methods.test_every_method import METHODS
+
+IMAGES = 8
+
+
+class _Loss(nn.Module):
+    """What DistributedDataParallel wraps: its forward is the loss."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, images: list[Tensor], classes: Tensor) -> Tensor:
+        return self.method.compute(Views(images, {"labels": classes}))["loss"]
+
+
+def step(name: str) -> dict[str, Tensor]:
+    """Loss, gradients, and after plain gradient descent and what follows it, all parameters and buffers."""
+    small = "head.out_features=16" if "out_features" in compose_config(f"method={name}").head else "data.size=32"
+    assembly = assemble(compose_config(f"method={name}", "data=shapes", "data.size=32", small))
+    method = assembly.method
+    method.prepare({"labels": labels([0, 1, 2], "abc")})
+    synchronise_batch_norm(method, "cpu").double()
+    network: nn.Module = _Loss(method)
+    if distributed.world_size() > 1:
+        network = DistributedDataParallel(network)
+    random = torch.Generator().manual_seed(0)
+    part = distributed.shard(IMAGES)
+    views = [
+        torch.rand(IMAGES, 3, r.size, r.size, generator=random).double()[part] for r in assembly.augmentation.views
+    ]
+    loss = network(views, torch.arange(IMAGES)[part] % 3)
+    loss.backward()
+    learning = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
+    gradients = {f"gradient of {name}": p.grad.clone() for name, p in learning.items() if p.grad is not None}
+    assert len(gradients) == len(learning)
+    torch.optim.SGD(learning.values(), lr=1e-3).step()
+    method.after_step(0.5)
+    return {"loss": distributed.mean(loss)} | gradients | method.state_dict()
+
+
+if __name__ == "__main__":
+    with distributed.joined():
+        results = {name: step(name) for name in METHODS}
+        if distributed.rank() == 0:
+            torch.save(results, Path(sys.argv[1]))
