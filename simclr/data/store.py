@@ -110,10 +110,19 @@ class Splits(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The images that one split of a store is to hold: member names of the archive, and what is known of each."""
+    """The images that one split of a store is to hold, and what is known of each.
+
+    names: members of the archive, one an image. pixels: uint8 [N, H, W, 3] in place of them, where the archive's own
+    files are arrays.
+    """
 
     names: list[str]
     columns: Mapping[str, Column] = {}
+    pixels: np.ndarray | None = None
+
+    @property
+    def images(self) -> int:
+        return len(self.names if self.pixels is None else self.pixels)
 
 
 Plan = Mapping[str, Split]  # what to decode: "train", and "pretrain" and "val" where there are such splits
