@@ -55,6 +55,11 @@ class ImageStore:
         return len(self.rows)
 
     @property
+    def size(self) -> int:
+        """Pixels along a side of every image."""
+        return self.pixels.shape[1]
+
+    @property
     def labels(self) -> np.ndarray | None:
         """The class of every image, int64 [N]; None where they have none."""
         return self.columns["labels"].values if "labels" in self.columns else None
