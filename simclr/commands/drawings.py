@@ -13,6 +13,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
+from simclr.augment.plain import Plain
 from simclr.data.store import ImageStore, Splits
 from simclr.evaluation import knn
 from simclr.evaluation.features import extract_with_cache
@@ -31,6 +32,7 @@ class Subject:
     """The run that is drawn: its name, the folder to write to, its last checkpoint, and the images.
 
     splits: all of them. bank: the training images that neighbours are looked for among. names: of the classes.
+    plain: how the encoder is shown images.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Subject:
     val: ImageStore | None
     names: list[str]
     device: torch.device
+    plain: Plain
 
     @property
     def labelled(self) -> bool:
@@ -55,7 +58,7 @@ class Subject:
 
     def features(self, encoder: nn.Module, store: ImageStore, title: str) -> torch.Tensor:
         """Float32 [N, F] of the images of `store`, kept where linear_eval.py keeps them, too."""
-        features = extract_with_cache(encoder, store, self.device, self.place / "features", title)
+        features = extract_with_cache(encoder, store, self.device, self.place / "features", title, self.plain)
         check_features(features)
         return features
 
@@ -105,7 +108,8 @@ def latent_space(subject: Subject, settings: dict[str, Any], path: Path) -> bool
     note = (
         f"{len(points):,} of {len(val):,} validation images; t-SNE of their features (openTSNE "
         f"{openTSNE.__version__}, perplexity {own['perplexity']:g}, cosine), each panel started from the one before. "
-        f"Top-1 on all {len(val):,}: {knn.protocol(len(subject.bank), **settings['knn'])}."
+        f"Top-1 on all {len(val):,}: {knn.protocol(len(subject.bank), **settings['knn'])}"
+        f"{subject.plain.words(val.size)}."
     )
     save(drawing.draw(f"{subject.name}: latent space", panels, val.labels[points], chosen, subject.names, note), path)
     log.info("Wrote %s", path)

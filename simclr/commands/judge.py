@@ -18,12 +18,11 @@ from simclr.commands.app import quiet_libraries
 from simclr.data.checks import in_both, leak_words, warn_of_doubts
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol, Subject
-from simclr.runs.assemble import reassemble
+from simclr.runs.assemble import reassemble, shown_as
 from simclr.runs.checkpoint import locate, of_a_run
 from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
-from simclr.runs.identity import upgraded
 from simclr.runs.images import open_images
 from simclr.runs.place import results_place
 from simclr.runs.questions import result_name
@@ -57,15 +56,9 @@ def judge(config: DictConfig) -> float | None:
     assert val is not None, "Protocol.check"
     leaked = in_both(train, val)
     warn_of_doubts(train, val)
-    learned_at, judged_at = upgraded(checkpoint["config"])["augmentation"].get("size"), val.pixels.shape[1]
-    if learned_at not in (None, judged_at):
-        log.warning(
-            "The encoder learned from views of %s pixels, and is judged on images of %d; choose data.size=%s for what "
-            "it knows.",
-            learned_at,
-            judged_at,
-            learned_at,
-        )
+    plain = shown_as(checkpoint)
+    if plain.scales(val.size):
+        log.info("The encoder learned from views of %d pixels; images of %d are scaled to that.", plain.size, val.size)
     subject = Subject(
         encoder=parts["backbone"].to(device),
         head=parts["head"].to(device) if config.layer == "head" else None,
@@ -73,6 +66,7 @@ def judge(config: DictConfig) -> float | None:
         val=val,
         device=device,
         cache=place / "features",
+        plain=plain,
     )
     if protocol.reads_features:
         _ = subject.features  # every process has its share in it
@@ -88,6 +82,7 @@ def judge(config: DictConfig) -> float | None:
         log.info(line)
     if config.layer == "head":
         words = {name: f"of the projection head's output, in place of features: {text}" for name, text in words.items()}
+    words = {name: f"{text}{plain.words(val.size)}" for name, text in words.items()}
     if leaked:
         words = {name: f"{text}; {leak_words(leaked, len(val))}" for name, text in words.items()}
     result: dict[str, Any] = numbers | {

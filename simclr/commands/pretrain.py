@@ -91,7 +91,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
             left_over,
             len(data.pretrain),
         )
-    warn_of_doubts(data.train, data.val)
+    warn_of_doubts(data.train, data.val, data.pretrain)
     for name in config.evaluate:  # an evaluation that cannot be is refused before the training, not after it
         build(protocol_config(name).protocol).check(data.train, data.val)
     if processes > 1:

@@ -68,6 +68,7 @@ def open_subject(config: DictConfig) -> Subject:
     from simclr.commands.drawings import Subject
     from simclr.data.checks import warn_of_doubts
     from simclr.figures.words import display_names
+    from simclr.runs.assemble import shown_as
     from simclr.runs.checkpoint import locate
     from simclr.runs.images import open_images
     from simclr.runs.place import results_place
@@ -83,7 +84,8 @@ def open_subject(config: DictConfig) -> Subject:
     names = display_names(train.classes, None if config.words is None else Path(str(config.words)).expanduser())
     name = run_dir.resolve().name
     place = results_place(run_dir, config.output)
-    return Subject(name, place, last, splits, bank, val, names, torch.device(choose_accelerator("auto")))
+    device, plain = torch.device(choose_accelerator("auto")), shown_as(last.content)
+    return Subject(name, place, last, splits, bank, val, names, device, plain)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="visualize")

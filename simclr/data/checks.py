@@ -32,10 +32,17 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(quoted[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def warn_of_doubts(train: ImageStore, val: ImageStore | None) -> None:
-    """Say what makes accuracies on `val` doubtful: images that are trained on too, classes that one side lacks."""
+def warn_of_doubts(train: ImageStore, val: ImageStore | None, pretrain: ImageStore | None = None) -> None:
+    """Say what makes accuracies on `val` doubtful: images that are trained on too, classes that one side lacks.
+
+    pretrain: the images that a method learns from, where these may be others than `train`.
+    """
     if val is None or val.labels is None or train.labels is None:
         return
+    if pretrain is not None and pretrain is not train and (seen := in_both(pretrain, val)):
+        log.warning(
+            "%s of the %s validation images are learned from, too, without labels.", f"{seen:,}", f"{len(val):,}"
+        )
     leaked = in_both(train, val)
     if leaked:
         points = 100 * leaked / len(val)

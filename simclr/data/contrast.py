@@ -18,7 +18,8 @@ NEARLY_ALL = 0.9  # of the images; in a microscope's, many fields may be empty
 
 def warn_of_little_contrast(images: Splits) -> None:
     """Log a warning for each split of whose images nearly all are nearly of one colour, black for instance."""
-    for name, store in (("training", images.train), ("validation", images.val)):
+    unlabelled = None if images.pretrain is images.train else images.pretrain
+    for name, store in (("unlabelled", unlabelled), ("training", images.train), ("validation", images.val)):
         remark = None if store is None else little_contrast(store)
         if remark is not None:
             log.warning("Nearly all %s images %s.", name, remark)

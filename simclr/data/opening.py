@@ -18,10 +18,10 @@ from numpy.typing import DTypeLike
 from simclr.data.columns import Column
 from simclr.data.files.archive import Archive, said_of_broken
 from simclr.data.files.contents import shown
-from simclr.data.files.decode import Decoder
+from simclr.data.files.decode import Decoder, resized
 from simclr.data.files.pixels import BITS
 from simclr.data.places import CLOSED, belongs_to_another, places
-from simclr.data.store import ImageStore, Plan, Splits, digest_of, digests_of
+from simclr.data.store import ImageStore, Plan, Split, Splits, digest_of, digests_of
 from simclr.errors import InputError
 from simclr.system.files import to_disk
 from simclr.system.locks import locked
@@ -168,7 +168,7 @@ def _build(folder: Path, decoder: Decoder, plan: Plan, meta: dict[str, Any]) -> 
         )
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it now
-    needed = sum(len(split.names) for split in plan.values()) * decoder.size**2 * 3
+    needed = sum(split.images for split in plan.values()) * decoder.size**2 * 3
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
@@ -180,8 +180,10 @@ def _build(folder: Path, decoder: Decoder, plan: Plan, meta: dict[str, Any]) -> 
         small: list[np.ndarray] = []
         splits: dict[str, Any] = {}
         for name, split in plan.items():
-            digests = _write_pixels(building / f"{name}-pixels.npy", decoder, split.names, f"Decoding {name} images")
-            kept = np.array([i for i, member in enumerate(split.names) if member not in decoder.broken])
+            digests = _write_pixels(building / f"{name}-pixels.npy", decoder, split, f"Decoding {name} images")
+            kept = np.arange(split.images)
+            if split.pixels is None:
+                kept = np.array([i for i, member in enumerate(split.names) if member not in decoder.broken])
             columns = {kind: column.select(kept) for kind, column in split.columns.items()}
             for kind, values in (("digests", digests), *((k, c.values) for k, c in columns.items())):
                 np.save(building / f"{name}-{kind}.npy", values)
@@ -207,21 +209,27 @@ def _build(folder: Path, decoder: Decoder, plan: Plan, meta: dict[str, Any]) -> 
         log.warning(remark)
 
 
-def _write_pixels(path: Path, decoder: Decoder, names: list[str], title: str) -> np.ndarray:
-    """Decode the named images into an .npy file; the digests of those that can be. Raises InputError for none."""
+def _write_pixels(path: Path, decoder: Decoder, split: Split, title: str) -> np.ndarray:
+    """Decode a split's images into an .npy file; the digests of those that can be. Raises InputError for none."""
     digests: list[np.ndarray] = []
+    if split.pixels is None:
+        batches = decoder.batches(split.names, title)
+    else:
+        batches = resized(split.pixels, decoder.size, title)
     # Written, not mapped: on a full disk a write fails, where a store into a map kills the process.
     with path.open("wb") as file:
         header, shape = {"descr": "|u1", "fortran_order": False}, (decoder.size, decoder.size, 3)
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (len(names), *shape)})
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (split.images, *shape)})
         start = file.tell()
-        for batch in decoder.batches(names, title):
+        for batch in batches:
             file.write(batch.data)
             digests.append(digests_of(batch))
         count = sum(map(len, digests))
         if count == 0:
-            raise InputError(f"{said_of_broken(decoder.archive, decoder.broken, len(names))}; {decoder.archive.remedy}")
-        if count < len(names):
+            raise InputError(
+                f"{said_of_broken(decoder.archive, decoder.broken, split.images)}; {decoder.archive.remedy}"
+            )
+        if count < split.images:
             file.seek(0)
             np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *shape)})
             assert file.tell() == start  # NumPy leaves room for the number of images

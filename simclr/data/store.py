@@ -55,6 +55,11 @@ class ImageStore:
         return len(self.rows)
 
     @property
+    def size(self) -> int:
+        """Pixels along a side of every image."""
+        return self.pixels.shape[1]
+
+    @property
     def labels(self) -> np.ndarray | None:
         """The class of every image, int64 [N]; None where they have none."""
         return self.columns["labels"].values if "labels" in self.columns else None
@@ -110,10 +115,19 @@ class Splits(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The images that one split of a store is to hold: member names of the archive, and what is known of each."""
+    """The images that one split of a store is to hold, and what is known of each.
+
+    names: members of the archive, one an image. pixels: uint8 [N, H, W, 3] in place of them, where the archive's own
+    files are arrays.
+    """
 
     names: list[str]
     columns: Mapping[str, Column] = {}
+    pixels: np.ndarray | None = None
+
+    @property
+    def images(self) -> int:
+        return len(self.names if self.pixels is None else self.pixels)
 
 
 Plan = Mapping[str, Split]  # what to decode: "train", and "pretrain" and "val" where there are such splits

@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from simclr.augment.plain import Plain
 from simclr.data.store import ImageStore
 from simclr.system import distributed
 from simclr.system.files import replacing
 
 BATCH = 256
+AS_STORED = Plain()
 
 
 @contextmanager
@@ -33,12 +35,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
-def clean(images: Tensor, rows: slice) -> Tensor:
-    """Un-augmented images as a network takes them: uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1]."""
-    # Stored images have their channels innermost; permute alone hands them over in that layout.
-    return images.permute(0, 3, 1, 2).float() / 255
-
-
 def are_finite(*features: Tensor) -> bool:
     """Whether all features [N, F] can be compared: no NaN, no infinity, none so large that an image's length is."""
     return all(bool(x.norm(dim=1).isfinite().all()) for x in features)
@@ -49,14 +45,14 @@ def extract(
     store: ImageStore,
     device: torch.device | str,
     progress: Callable[[int], None] | None = None,
-    prepare: Callable[[Tensor, slice], Tensor] = clean,
+    prepare: Callable[[Tensor, slice], Tensor] = AS_STORED,
 ) -> Tensor:
     """Features of every image of `store`, in order: float32 [N, F] on `device`. Several processes share the work.
 
     encoder: images float [B, 3, H, W] in [0, 1] to features [B, F]; it is used in eval mode, in float32, and not one
     of its tensors changes. progress: called with the number of images just done.
     prepare: makes the network's input of images uint8 [B, H, W, 3], on `device`, given which rows of the store they
-    are; an augmentation, where it is not to be `clean`.
+    are: a Plain, or an augmentation.
     """
     own, features = distributed.shard(len(store)), []
     if own.start == own.stop:  # there are fewer images than processes; any one will do, it is not counted
@@ -71,13 +67,21 @@ def extract(
     return distributed.gather_shards(torch.cat(features), len(store))
 
 
-def extract_with_cache(encoder: nn.Module, store: ImageStore, device: torch.device, folder: Path, title: str) -> Tensor:
+def extract_with_cache(
+    encoder: nn.Module,
+    store: ImageStore,
+    device: torch.device,
+    folder: Path,
+    title: str,
+    plain: Plain = AS_STORED,
+) -> Tensor:
     """`extract` under a progress bar, kept in `folder` under a name made of the weights and the images.
 
-    Other weights or other images have another name, so what is read back is never stale. A file that cannot be read
-    is made again. Several processes share the extraction; what was kept, the first alone reads and returns.
+    Other weights, other images or another size have another name, so what is read back is never stale. A file that
+    cannot be read is made again. Several processes share the extraction; what was kept, the first alone reads and
+    returns.
     """
-    path = folder / f"{_digest(encoder, store)}.safetensors"
+    path = folder / f"{_digest(encoder, store, plain)}.safetensors"
     features = torch.empty(0)
     if distributed.rank() == 0 and path.exists():
         with suppress(SafetensorError, KeyError, OSError):
@@ -88,15 +92,17 @@ def extract_with_cache(encoder: nn.Module, store: ImageStore, device: torch.devi
     own = distributed.shard(len(store))
     with Progress(*columns, disable=distributed.rank() > 0) as bar:
         task = bar.add_task(title, total=own.stop - own.start)
-        features = extract(encoder, store, device, lambda count: bar.advance(task, count))
+        features = extract(encoder, store, device, lambda count: bar.advance(task, count), plain)
     if distributed.rank() == 0:
         with replacing(path) as unfinished:
             unfinished.write_bytes(save({"features": features.cpu()}))
     return features
 
 
-def _digest(encoder: nn.Module, store: ImageStore) -> str:
+def _digest(encoder: nn.Module, store: ImageStore, plain: Plain) -> str:
     digest = hashlib.sha256(store.key.encode())
+    if plain.scales(store.size):
+        digest.update(repr(plain).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -105,7 +105,7 @@ class Finetune(Protocol):
         held = hold_out(len(labelled), labels, enough=ENOUGH)
         lr = self._choose(subject, labelled, held)
         network = self.train(subject, labelled, lr, "Fine-tuning")
-        scores, truth = self._scores(network, subject.val, subject.device), torch.as_tensor(subject.val.labels)
+        scores, truth = self._scores(network, subject.val, subject), torch.as_tensor(subject.val.labels)
         numbers = accuracy(scores.argmax(dim=1) == truth, truth, labels) | {
             "labels": self.labels,
             "labelled_images": len(labelled),
@@ -130,7 +130,7 @@ class Finetune(Protocol):
             for held_out, rest in held.parts:
                 network = self.train(subject, labelled.select(rest.numpy()), lr, f"Trying lr {lr:g}")
                 judged = labelled.select(held_out.numpy())
-                scores.append(self._scores(network, judged, subject.device))
+                scores.append(self._scores(network, judged, subject))
                 truth.append(torch.as_tensor(judged.labels))
             return held_out_score(torch.cat(scores), torch.cat(truth))
 
@@ -139,10 +139,9 @@ class Finetune(Protocol):
     def train(self, subject: Subject, store: ImageStore, lr: float, title: str) -> nn.Module:
         """A copy of the subject's encoder with a classifier behind it, trained on `store`: images to class scores."""
         assert store.labels is not None, "Protocol.check"
-        _, size, _, _ = store.pixels.shape
-        recipe = Recipe(size, crop_scale=self.crop_scale, **CROP_AND_FLIP)
+        recipe = Recipe(subject.plain.size or store.size, crop_scale=self.crop_scale, **CROP_AND_FLIP)
         encoder = copy.deepcopy(subject.encoder)
-        width = extract(encoder, store.select(np.arange(1)), subject.device).shape[1]
+        width = extract(encoder, store.select(np.arange(1)), subject.device, prepare=subject.plain).shape[1]
         classifier = nn.Linear(width, len(store.classes), device=subject.device)
         nn.init.zeros_(classifier.weight)
         nn.init.zeros_(classifier.bias)
@@ -158,7 +157,7 @@ class Finetune(Protocol):
             order = torch.randperm(len(store), generator=generator("finetune order", epoch))
             rows = order[place * batch : (place + 1) * batch]
             images = store.gather(rows.numpy()).to(subject.device)
-            draws = recipe.draw(len(rows), size, size, generator("finetune views", step))
+            draws = recipe.draw(len(rows), store.size, store.size, generator("finetune views", step))
             views = batched.augment(images, draws, recipe).contiguous(memory_format=torch.channels_last)
             with low:
                 loss = F.cross_entropy(network(views), labels[rows.to(subject.device)])
@@ -169,8 +168,8 @@ class Finetune(Protocol):
         return network
 
     @staticmethod
-    def _scores(network: nn.Module, store: ImageStore, device: torch.device) -> Tensor:
-        scores = extract(network, store, device).cpu()
+    def _scores(network: nn.Module, store: ImageStore, subject: Subject) -> Tensor:
+        scores = extract(network, store, subject.device, prepare=subject.plain).cpu()
         if not scores.isfinite().all():
             raise InputError("fine-tuning has diverged; use smaller learning rates, as in protocol.lr=[0.003,0.01]")
         return scores

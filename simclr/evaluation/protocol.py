@@ -14,9 +14,10 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from simclr.augment.plain import Plain
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
-from simclr.evaluation.features import are_finite, extract_with_cache, frozen
+from simclr.evaluation.features import AS_STORED, are_finite, extract_with_cache, frozen
 from simclr.system import distributed
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Subject:
 
     encoder: images float [B, 3, H, W] in [0, 1] to features [B, F]. head: what to put behind it before judging,
     features to embeddings; None judges the features themselves. cache: the folder that keeps features.
+    plain: how the encoder is shown images.
     """
 
     encoder: nn.Module
@@ -42,6 +44,7 @@ class Subject:
     val: ImageStore
     device: torch.device
     cache: Path
+    plain: Plain = AS_STORED
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor]:
@@ -52,7 +55,7 @@ class Subject:
         """
         images = {"training": self.train, "validation": self.val}
         both = [
-            extract_with_cache(self.encoder, store, self.device, self.cache, f"Features of {name} images")
+            extract_with_cache(self.encoder, store, self.device, self.cache, f"Features of {name} images", self.plain)
             for name, store in images.items()
         ]
         if self.head is not None and distributed.rank() == 0:

@@ -14,6 +14,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.augment.augmentation import Augmentation
+from simclr.augment.plain import Plain
 from simclr.checks import MAX_SEED, is_whole
 from simclr.errors import InputError
 from simclr.methods.base import Method
@@ -79,6 +80,14 @@ def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = (), par
         except RuntimeError as error:
             raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
     return parts
+
+
+def shown_as(checkpoint: Mapping[str, Any]) -> Plain:
+    """How a checkpoint's backbone was shown images outside training; it is judged and drawn in the same way.
+
+    Raises InputError where the configuration's augmentation is no part of this project.
+    """
+    return Plain.of(build(own_part(checkpoint["config"], "augmentation")).views)
 
 
 def own_part(config: Mapping[str, Any], key: str) -> DictConfig:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from simclr.augment import batched
 from simclr.augment.augmentation import Augmentation
+from simclr.augment.plain import Plain
 from simclr.augment.recipe import Draws, Recipe
 from simclr.checks import is_whole
 from simclr.data.batch import Batch, Views
@@ -157,6 +158,11 @@ class PretrainingData(pl.LightningDataModule):
         """The validation images, None where the source has none."""
         assert self.splits is not None, "setup() opens the images"
         return self.splits.val
+
+    @property
+    def plain(self) -> Plain:
+        """How the backbone is shown images outside training."""
+        return Plain.of(self.augmentation.views)
 
     @property
     def steps_per_epoch(self) -> int:

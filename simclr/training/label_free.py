@@ -12,7 +12,7 @@ from torch import Tensor
 from simclr.augment.recipe import Draws
 from simclr.checks import is_whole
 from simclr.errors import InputError
-from simclr.evaluation.features import clean, extract, frozen
+from simclr.evaluation.features import extract, frozen
 from simclr.evaluation.label_free import collapse, measure
 from simclr.methods.base import Method
 from simclr.system.randomness import generator
@@ -65,7 +65,7 @@ class LabelFree(PeriodicMeasure):
             return lambda images, rows: data.augment(images, Draws(*(d[rows] for d in draws)), recipe)
 
         backbone, head = method.parts()["backbone"], method.parts()["head"]
-        features = [extract(backbone, store, method.device, prepare=p) for p in (clean, view(0), view(1))]
+        features = [extract(backbone, store, method.device, prepare=p) for p in (data.plain, view(0), view(1))]
         with frozen(head):
             embeddings = [head(x) for x in features]
         values: dict[str, float] = {}

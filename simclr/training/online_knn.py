@@ -35,16 +35,17 @@ class OnlineKNN(PeriodicMeasure):
         self.untrained: float | None = None
         self.bank_size = 0
         self.leak = ""  # what to say beside every figure
+        self.scaled = ""  # and beside the protocol
 
     @property
     def protocols(self) -> dict[str, str]:
         """What stands beside this callback's numbers in metrics.json."""
-        words = protocol(self.bank_size, self.k, self.temperature) + self.leak
+        words = protocol(self.bank_size, self.k, self.temperature) + self.scaled + self.leak
         return {"val/knn_top1": words, "val/knn_top1_untrained": f"before training; {words}"}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
-        self.bank_size = len(data.train)
+        self.bank_size, self.scaled = len(data.train), data.plain.words(data.train.size)
         if data.val is None or data.val.labels is None:
             log.info("No labelled validation images: val/knn_top1 is not measured.")
         elif len(data.val.classes) < 2:
@@ -77,7 +78,7 @@ class OnlineKNN(PeriodicMeasure):
         if val is None or val.labels is None or train.labels is None:
             return None
         encoder, device = cast(Method, pl_module).parts()["backbone"], pl_module.device
-        bank, queries = extract(encoder, train, device), extract(encoder, val, device)
+        bank, queries = (extract(encoder, store, device, prepare=data.plain) for store in (train, val))
         if not are_finite(bank, queries):
             return math.nan
         bank_labels = torch.from_numpy(train.labels).to(device)

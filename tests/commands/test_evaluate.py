@@ -1,6 +1,7 @@
 """One evaluation from configuration to result file: which file, and what it says."""
 
 import json
+import logging
 import re
 import shutil
 
@@ -84,10 +85,14 @@ def test_checkpoints_on_the_way_do_not_overwrite_the_last(run_dir, tmp_path):
     assert result["top1"] == json.loads((run_dir / "linear_eval.json").read_text())["top1"]
 
 
-def test_images_of_another_size_than_those_learned_from_are_said(run_dir, caplog):
-    judged(f"run={run_dir}", "protocol=knn", "data=shapes", "data.train_count=40", "data.size=32")
-    said = "learned from views of 16 pixels, and is judged on images of 32; choose data.size=16"
-    assert said in caplog.text
+def test_images_of_another_size_are_shown_at_the_one_that_was_learned(run_dir, tmp_path, caplog):
+    few = ("protocol=knn", "data=shapes", "data.train_count=40", "data.val_count=20")
+    for size, said in ((32, "; images of 32 pixels are scaled to 16, as learned"), (16, "")):
+        with caplog.at_level(logging.INFO):
+            judged(f"run={run_dir}", *few, f"data.size={size}", f"output={tmp_path / str(size)}")
+        (result,) = (tmp_path / str(size)).glob("knn_eval_shapes-*.json")
+        assert json.loads(result.read_text())["protocol"]["knn"].endswith(f"over validation images{said}")
+    assert caplog.text.count("learned from views of 16 pixels; images of 32 are scaled to that") == 1
 
 
 def test_the_runs_own_images_by_any_choice_are_the_plain_question(run_dir):

@@ -7,12 +7,13 @@ from hydra import compose, initialize_config_dir
 from simclr.data.store import ImageStore, Splits
 from simclr.runs.compose import CONFIGS, build
 from tests.conftest import image_bytes, tiny_imagenet_files, write_folder, write_zip
+from tests.published_sets import SETS, published_md5s
 
 SOURCES = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 
 
 @pytest.fixture(params=SOURCES)
-def load(request, tmp_path):
+def load(request, tmp_path, monkeypatch):
     """Opens the source anew, from files made for it."""
     own = []
     if request.param == "tiny_imagenet":
@@ -26,6 +27,11 @@ def load(request, tmp_path):
         own = [f"data.root={write_folder(tmp_path / 'images', images)}", "data.size=16"]
     elif request.param == "shapes":
         own = ["data.train_count=30", "data.val_count=10", "data.size=16"]
+    elif request.param in SETS:
+        files = SETS[request.param]()
+        for change in published_md5s(files):
+            monkeypatch.setattr(*change)
+        own = [f"data.root={write_folder(tmp_path / 'published', files)}"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"data={request.param}", *own]).data
     return lambda: build(config).load()

@@ -231,7 +231,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(url: str, target: Path, *_: object, **__: object) -> None:
         raise Downloads(target)
 
-    monkeypatch.setattr("simclr.data.tiny_imagenet.download", download)
+    monkeypatch.setattr("simclr.data.published.download", download)
 
 
 @pytest.mark.usefixtures("no_download")

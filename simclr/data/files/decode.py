@@ -15,12 +15,12 @@ from subprocess import PIPE
 from typing import NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from simclr.data.files.archive import Archive, Damaged
 from simclr.data.files.contents import shown
-from simclr.data.files.pixels import BITS, decode
+from simclr.data.files.pixels import BITS, decode, square
 from simclr.errors import InputError
 
 BATCH = 64
@@ -125,6 +125,21 @@ class Decoder:
             for worker in workers:
                 with worker:  # closes the pipes and waits
                     worker.kill()
+
+
+def resized(pixels: np.ndarray, size: int, title: str) -> Iterator[np.ndarray]:
+    """Images uint8 [N, H, W, 3] that need no decoding, in batches [B, size, size, 3], under a progress bar."""
+    columns = (TextColumn(title.replace("Decoding", "Copying")), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=len(pixels))
+        for start in range(0, len(pixels), BATCH):
+            batch = np.ascontiguousarray(pixels[start : start + BATCH])
+            bar.advance(task, len(batch))
+            yield (
+                batch
+                if batch.shape[1:3] == (size, size)
+                else np.stack([square(Image.fromarray(image), size) for image in batch])
+            )
 
 
 @contextmanager

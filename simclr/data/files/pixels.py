@@ -58,9 +58,14 @@ def decode(data: bytes, size: int, bits: int = BITS) -> Decoded:
         turned, legible = upright(image)
         bytes_, largest = _as_bytes(turned, image.format, bits)
         rgb = bytes_.convert("RGB")
+    return Decoded(square(rgb, size), largest, as_it_is and legible)
+
+
+def square(rgb: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as uint8 [size, size, 3]: its shorter side scaled to fit, its centre kept."""
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-    return Decoded(np.asarray(rgb), largest, as_it_is and legible)
+    return np.asarray(rgb)
 
 
 def _opened(data: bytes) -> tuple[Image.Image, bool]:
