@@ -154,7 +154,7 @@ def test_a_sweep_has_a_root_and_a_folder_of_its_own():
         ("epoch=3", "Did you mean epochs? Allowed: "),
         ("head.hidden=3", "hidden is not a key of head. Allowed: hidden_features, out_features."),
         ("optimizer.lrr=3", "Did you mean lr?"),
-        ("head=slimm", "Available options in 'head':\n\tbaseline\n\tslim"),
+        ("head=slimm", "Available options in 'head':\n\tbaseline\n\tbyol\n"),
         ("heads=slim", "Did you mean head?"),
         ("data=image_folder data.rot=x", "rot is not a key of data. Did you mean root?"),
     ],

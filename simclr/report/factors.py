@@ -84,20 +84,17 @@ def find_design(sweep: Sweep, configs: Path, references: Mapping[str, str]) -> D
         together.setdefault(tuple(pd.factorize(candidates[name])[0].tolist()), []).append(name)
     accepted: list[tuple[int, ...]] = []
     derived: list[str] = []
-    for partition in sorted(together, key=max):  # few levels first: they are what the others follow from
+    # The method first, which brings a head and views of its own; then few levels first: the others follow from them.
+    for partition in sorted(together, key=lambda partition: ("method" not in together[partition], max(partition))):
         known = set(zip(*accepted, strict=True)) if accepted else {()}
         if len(set(zip(*accepted, partition, strict=True))) == len(known):
             derived += together[partition]
         else:
             accepted.append(partition)
-    by_method = next((partition for partition, names in together.items() if "method" in names), None)
-    for partition, names in together.items() if by_method in accepted else ():
-        follows = len(set(zip(by_method or (), partition, strict=True))) == max(by_method or (0,)) + 1
-        brought = [name for name in names if follows and name in groups - {"method"}]
-        if brought and partition in accepted:
-            names[:] = [name for name in names if name not in brought]
-            derived += brought
-    accepted = [partition for partition in accepted if together[partition]]
+    for names in together.values():
+        brought = [name for name in names if "method" in names and name in groups - {"method"}]
+        names[:] = [name for name in names if name not in brought]
+        derived += brought
     # In the configuration's order again.
     chosen = [_not_copied(candidates[names]) for partition, names in together.items() if partition in accepted]
     levels = {" + ".join(table): table.agg(" + ".join, axis=1) for table in chosen}

@@ -68,7 +68,7 @@ def test_what_is_exported_is_that_part_and_loads_as_the_command_says(run: Run, b
     names = {"safetensors": safetensors, "network": resnet18()}
     lines = re.findall(r"^    (.+)$", done.stdout, re.MULTILINE)
     exec("\n".join(lines).replace(repr("taken home/encoder.safetensors"), repr(str(path))), names)
-    assert sorted(names["missing"]) == ["fc.bias", "fc.weight"]  # type: ignore[call-overload]
+    assert sorted(names["missing"]) == ["fc.bias", "fc.weight"]
     assert names["unexpected"] == []
 
 

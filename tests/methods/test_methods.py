@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from simclr.data.batch import Views
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
-from simclr.methods.gradient_cache import embed_in_parts
+from simclr.methods.gradient_cache import embed_views
 from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import ProjectionHead
@@ -61,11 +61,11 @@ def test_a_batch_in_parts_has_the_loss_and_every_gradient_of_the_whole(micro_bat
 def test_running_statistics_count_every_part_once():
     """Computed a second time for the gradient, a part must not move batch norm's statistics a second time."""
     trained, reference = SimCLR(**arguments()).double(), SimCLR(**arguments()).double()
-    embeddings = embed_in_parts(trained, trained.embed, VIEWS, images=4)
+    embeddings = embed_views(trained, Views([*VIEWS], {}), micro_batch=4)
     embeddings.square().sum().backward()
     with torch.no_grad():
         for part in VIEWS.split(4, dim=1):
-            reference.embed(part)
+            embed_views(reference, Views([*part], {}), micro_batch=None)
     norms = [module for module in trained.modules() if isinstance(module, _BatchNorm)]
     assert {int(norm.num_batches_tracked) for norm in norms} == {3}
     for (name, expected), found in zip(reference.named_buffers(), trained.buffers(), strict=True):
