@@ -4,7 +4,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models import efficientnet_b0
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr.errors import InputError
 from simclr.models.small_maps import use_small_maps
@@ -19,7 +20,7 @@ class Encoder(nn.Module):
 class ResNetEncoder(ResNet):
     """torchvision's ResNet up to its global average pool."""
 
-    def __init__(self, block: type[BasicBlock], layers: list[int]) -> None:
+    def __init__(self, block: type[BasicBlock | Bottleneck], layers: list[int]) -> None:
         super().__init__(block, layers)
         self.num_features = 512 * block.expansion
         self.fc = nn.Identity()
@@ -40,17 +41,57 @@ def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
     small_maps: compute convolutions on maps of a few pixels as matrix products where that is faster (small_maps.py).
     Raises ValueError for another stem, and for a small_maps that is neither true nor false.
     """
+    return _resnet(BasicBlock, [2, 2, 2, 2], stem, small_maps)
+
+
+def resnet34_encoder(stem: str, small_maps: bool = True) -> Encoder:
+    """ResNet-34 up to its pooled features [B, 512]; the rest is as in `resnet18_encoder`."""
+    return _resnet(BasicBlock, [3, 4, 6, 3], stem, small_maps)
+
+
+def resnet50_encoder(stem: str, small_maps: bool = True) -> Encoder:
+    """ResNet-50 up to its pooled features [B, 2048]; the rest is as in `resnet18_encoder`."""
+    return _resnet(Bottleneck, [3, 4, 6, 3], stem, small_maps)
+
+
+def _resnet(block: type[BasicBlock | Bottleneck], layers: list[int], stem: str, small_maps: bool) -> Encoder:
     if not isinstance(small_maps, bool):
         raise ValueError(f"small_maps={small_maps} is not usable; choose true or false")
-    network = ResNetEncoder(BasicBlock, [2, 2, 2, 2])
+    _check_stem(stem)
+    network = ResNetEncoder(block, layers)
     if stem == "small":
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    elif stem != "standard":
-        raise ValueError(f"stem={stem} is not known; choose standard or small")
     if small_maps:
         use_small_maps(network)
     return cast(Encoder, network)
+
+
+class EfficientNetEncoder(nn.Module):
+    """torchvision's EfficientNet-B0 (Tan & Le 2019) up to its pooled features: float [B, 3, H, W] to [B, 1280].
+
+    stem: "standard" is torchvision's 3×3 stride-2 convolution; "small" is the same at stride 1, for small images.
+    State-dict keys are torchvision's without `classifier.*`. Stochastic depth is off: it guards against overfitting,
+    which no short pre-training does, and without it several processes compute what one does.
+    Raises ValueError for another stem.
+    """
+
+    num_features = 1280
+
+    def __init__(self, stem: str) -> None:
+        _check_stem(stem)
+        super().__init__()
+        self.features = efficientnet_b0(stochastic_depth_prob=0.0).features
+        if stem == "small":
+            self.features[0][0].stride = (1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images).mean(dim=(2, 3))
+
+
+def _check_stem(stem: str) -> None:
+    if stem not in ("standard", "small"):
+        raise ValueError(f"stem={stem} is not known; choose standard or small")
 
 
 def compile_in_place(network: nn.Module, device: str) -> None:
