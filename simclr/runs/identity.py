@@ -67,6 +67,7 @@ RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (_without_a_copy_of_on_
 LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("on_nan", "stop", None),
     ("data.bits", 16, "data.val_fraction"),
+    ("scheduler.warmup_epochs", 0, "scheduler._target_=simclr.optim.schedules.cosine"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
     ("augmentation.blur_p", 1.0, "augmentation.crop_scale"),
     ("method.decoupled", False, "method._target_=simclr.methods.simclr.SimCLR"),

@@ -73,6 +73,10 @@ def _parameters(config: DictConfig) -> dict[str, inspect.Parameter]:
         target = get_object(config._target_)
     except (ImportError, ValueError, AttributeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
+        if reason == "No module named 'timm'":
+            raise InputError(
+                f'{config._target_} needs a package that is not installed: pip install -e ".[timm]"'
+            ) from None
         raise InputError(
             f"{config._get_full_key('')}._target_={config._target_} cannot be imported ({reason})"
         ) from error

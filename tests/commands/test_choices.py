@@ -104,7 +104,7 @@ def test_the_best_weights_by_a_measure_are_kept_whatever_the_order(tmp_path):
 
 
 WRONG = [
-    ("+scheduler.warmup_epochs=1", "scheduler.warmup_epochs=1 is not usable: cosine takes optimizer, total_steps"),
+    ("+scheduler.cycles=1", "scheduler.cycles=1 is not usable: cosine takes optimizer, total_steps"),
     ("+optimizer.momentum=0.9", "optimizer.momentum=0.9 is not usable: Adam takes params, lr"),
     (
         "+callbacks.progress.colour=red",
