@@ -45,6 +45,8 @@ def test_the_recipe_is_the_default():
     assert build(composed("augmentation=baseline").augmentation).views[0].solarize_p == 0
     (blurred, solarised) = build(composed("augmentation=byol").augmentation).views
     assert (blurred.blur_p, blurred.solarize_p, solarised.blur_p, solarised.solarize_p) == (1.0, 0.0, 0.1, 0.2)
+    sizes = [(view.size, view.blur_kernel) for view in build(composed("augmentation=multicrop").augmentation).views]
+    assert sizes == [(64, 7)] * 2 + [(32, 3)] * 4
     assert build(config.head, in_features=512)[0].out_features == 256
     assert build(composed("head=baseline").head, in_features=512)[0].out_features == 512
 
@@ -177,7 +179,7 @@ def test_help_shows_commands_and_groups(run: Run, script):
     help_text = run(script, "--help").stdout
     assert f"python {script}" in help_text
     if script == "train.py":
-        assert "augmentation: baseline, byol, modified" in help_text
+        assert "augmentation: baseline, byol, modified, multicrop" in help_text
 
 
 def test_a_notebook_composes_what_the_command_does(run: Run):

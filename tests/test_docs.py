@@ -10,10 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from simclr.runs.compose import CONFIGS, prefer_own_configs
+from simclr.runs.assemble import assemble
+from simclr.runs.compose import CONFIGS, compose_config, prefer_own_configs
 from tests.conftest import REPOSITORY
 
 DOCS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCS += sorted((REPOSITORY / "docs" / "methods").glob("*.md"))
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py")}
 COMMANDS = {
     "train.py": "train",
@@ -102,35 +104,23 @@ def top_level_keys() -> set[str]:
     return set(map(str, OmegaConf.load(CONFIGS / "train.yaml"))) - groups
 
 
-def test_the_method_that_contributing_shows_learns():
-    import collections.abc
-    import functools
-    import typing
-
-    import torch
-    from torch import nn
-
-    from simclr.augment.augmentation import Augmentation
-    from simclr.data.batch import Views
-    from simclr.methods import base
-    from simclr.models.backbone import resnet18_encoder
-    from simclr.models.heads import ProjectionHead
-    from simclr.optim.schedules import cosine
-
+def test_contributing_shows_a_method_as_it_is():
     (snippet,) = re.findall(
         r"^```python\n(.*?)^```$", text_of(REPOSITORY / "CONTRIBUTING.md"), re.MULTILINE | re.DOTALL
     )
-    names = {**vars(typing), **vars(collections.abc), **vars(base), "F": torch.nn.functional, "nn": nn}
-    names |= {"torch": torch, "Augmentation": Augmentation, "Views": Views}
-    exec(snippet, names)
-    torch.manual_seed(0)
-    head = functools.partial(ProjectionHead, hidden_features=16, out_features=8)
-    backbone = functools.partial(resnet18_encoder, "standard")
-    method = names["SimSiam"](
-        predictor=head, backbone=backbone, head=head, optimizer=torch.optim.Adam, scheduler=cosine
-    )
-    scalars = method.compute(Views([torch.rand(4, 3, 32, 32) for _ in range(2)], {}))
-    assert scalars.keys() == method.scalars.keys()
-    assert -1 <= scalars["loss"] <= 1
-    scalars["loss"].backward()
-    assert all(parameter.grad is not None for parameter in method.parameters())
+    assert text_of(REPOSITORY / "simclr" / "methods" / "simsiam.py").endswith(snippet)
+
+
+def test_every_method_has_its_page_with_the_headings_of_all():
+    """A table and a page for a newcomer to choose by; a number of parameters that is stated is the true one."""
+    readme, pages = text_of(REPOSITORY / "README.md"), {}
+    for path in sorted((CONFIGS / "method").glob("*.yaml")):
+        assert f"[`{path.stem}`](docs/methods/{path.stem}.md)" in readme
+        pages[path.stem] = text_of(REPOSITORY / "docs" / "methods" / f"{path.stem}.md")
+    for name, page in pages.items():
+        assert re.findall(r"^## (.+)$", page, re.MULTILINE) == ["Settings", "Cost", "What failure looks like", "Run"]
+        stated = re.search(r"([\d,]+) parameters(?: that)? learn", page)
+        if stated:
+            method = assemble(compose_config("data=shapes", f"method={name}")).method
+            learning = [parameter for group in method.parameter_groups() for parameter in group["params"]]
+            assert sum(parameter.numel() for parameter in learning) == int(stated[1].replace(",", "")), name

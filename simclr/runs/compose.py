@@ -41,6 +41,7 @@ OmegaConf.register_new_resolver("choice", lambda group, *, _root_: choices(_root
 OmegaConf.register_new_resolver("unless", unless, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
+OmegaConf.register_new_resolver("half", lambda size: size // 2 if is_whole(size) else size, replace=True)
 OmegaConf.register_new_resolver("from_home", os.path.expanduser, replace=True)  # what a shell does with ~
 
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from simclr.data.batch import Views
 from simclr.data.shapes import Shapes
 from simclr.errors import InputError
+from simclr.losses import info_nce
 from simclr.methods.gradient_cache import embed_views
 from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import resnet18_encoder
@@ -184,3 +185,16 @@ def test_curves_say_what_the_machine_did(finished):
     for tag in ("system/memory_gb", "system/wall_seconds"):
         assert [step for step, _ in curves[tag]] == steps
         assert all(value > 0 for _, value in curves[tag])
+
+
+def test_views_of_several_sizes_are_contrasted_all_with_all():
+    """Six views as multi-crop makes them: those of one size go together, and one loss takes all pairs."""
+    method = SimCLR(**arguments()).double()
+    random = torch.Generator().manual_seed(3)
+    views = [torch.rand(4, 3, size, size, dtype=torch.float64, generator=random) for size in (32, 32, 16, 16, 16, 16)]
+    reference = copy.deepcopy(method)
+    large, small = (reference.head(reference.backbone(torch.cat(views[part]))) for part in (slice(2), slice(2, 6)))
+    expected = info_nce(torch.cat([large, small]).unflatten(0, (6, 4)), 0.07).loss
+    assert method.compute(Views(views, {}))["loss"].item() == pytest.approx(expected.item(), rel=1e-12)
+    for (name, ours), theirs in zip(method.named_buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12, msg=name)
