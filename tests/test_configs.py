@@ -40,7 +40,10 @@ def test_the_recipe_is_the_default():
     assert (
         first
         == second
-        == Recipe(64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 1.0, 7, [0.1, 2.0])
+        == Recipe(
+            *(64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 1.0, 7, [0.1, 2.0]),
+            *("bilinear", False, None, None),
+        )
     )
     assert build(composed("augmentation=baseline").augmentation).views[0].solarize_p == 0
     (blurred, solarised) = build(composed("augmentation=byol").augmentation).views
