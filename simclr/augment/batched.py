@@ -79,7 +79,7 @@ def normalize(images: Tensor, mean: Sequence[float] | None, std: Sequence[float]
     """Subtract each channel's mean, and divide by its standard deviation, in place; None for both: change nothing."""
     if mean is None or std is None:
         return images
-    centre, scale = (images.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    centre, scale = (beside(images, torch.tensor(values).view(1, -1, 1, 1)) for values in (mean, std))
     return images.sub_(centre).div_(scale)
 
 
