@@ -15,10 +15,21 @@ def doubts(method: Method | type[Method], metrics: Mapping[str, Any], alarms: li
     """
     found = [f"the {alarm} have collapsed" for alarm in alarms]
     knn, untrained = metrics.get("val/knn_top1"), metrics.get("val/knn_top1_untrained")
-    if knn is not None and untrained is not None and knn > untrained:
-        return found
+    before = ""
+    if knn is not None and untrained is not None:  # a run that begins from another's checkpoint has no such figure
+        if knn > untrained:
+            return found
+        before = f", and k-NN top-1 {knn:.2f} % (untrained encoder: {untrained:.2f} %)"
     for name, scalar in method.scalars.items():
         if scalar.higher_is_better and metrics.get(f"train/{name}") == 0:
-            before = "" if knn is None else f", and k-NN top-1 {knn:.2f} % (untrained encoder: {untrained:.2f} %)"
+            found.append(f"{scalar.words} is 0 {scalar.unit}{before}")
+    return found
+    for name, scalar in method.scalars.items():
+        if scalar.higher_is_better and metrics.get(f"train/{name}") == 0:
+            before = (
+                ""
+                if knn is None or untrained is None
+                else f", and k-NN top-1 {knn:.2f} % (untrained encoder: {untrained:.2f} %)"
+            )
             found.append(f"{scalar.words} is 0 {scalar.unit}{before}")
     return found

@@ -30,6 +30,7 @@ def test_a_run_that_has_learned_raises_no_doubt(chance):
             "contrastive top-1 is 0 %, and k-NN top-1 10.00 % (untrained encoder: 10.00 %)",
         ),
         ({"train/top1": 0.0, "val/knn_top1": None}, [], "contrastive top-1 is 0 %"),
+        ({"train/top1": 0.0, "val/knn_top1_untrained": None}, [], "contrastive top-1 is 0 %"),
         ({}, ["features and embeddings"], "the features and embeddings have collapsed"),
     ],
 )
