@@ -132,6 +132,10 @@ def after_six_steps(method: SimCLR, *callbacks: pl.Callback) -> Numbers:
         blur_p=0.5,
         blur_kernel=3,
         blur_sigma=[0.1, 1.0],
+        interpolation="bilinear",
+        color_first=False,
+        mean=None,
+        std=None,
     )
     trainer = pl.Trainer(
         accelerator="cpu",

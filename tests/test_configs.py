@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationResolutionError
+from torch import nn
 
 from simclr.augment.recipe import Recipe
-from simclr.runs.compose import CONFIGS, build, compose_config
+from simclr.runs.compose import CONFIGS, build, compose_config, factory
 from simclr.system.signals import Stop
 from tests.conftest import REPOSITORY, Run
 
@@ -40,7 +42,10 @@ def test_the_recipe_is_the_default():
     assert (
         first
         == second
-        == Recipe(64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 1.0, 7, [0.1, 2.0])
+        == Recipe(
+            *(64, [0.08, 1.0], [0.75, 1.3333333], 0.5, 0.2, 128, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 1.0, 7, [0.1, 2.0]),
+            *("bilinear", False, None, None),
+        )
     )
     assert build(composed("augmentation=baseline").augmentation).views[0].solarize_p == 0
     (blurred, solarised) = build(composed("augmentation=byol").augmentation).views
@@ -74,6 +79,9 @@ def test_experiments_train_a_step(experiment, tmp_path):
         "epochs=1",
         "evaluate=[]",
     )
+    short = {"warmup_epochs": 0, "epochs_before_end": [0.5]}  # of a schedule that is made for more than one epoch
+    own = composed(f"experiment={experiment}").scheduler
+    tiny += tuple(f"scheduler.{key}={value}" for key, value in short.items() if key in own)
     config = composed(f"experiment={experiment}", *tiny, "trainer.accelerator=cpu", "precision=32")
     with read_write(config.hydra.runtime), open_dict(config):
         config.hydra.runtime.output_dir = str(tmp_path)
@@ -81,6 +89,47 @@ def test_experiments_train_a_step(experiment, tmp_path):
         del config["hydra"]
     pretrain(config, Stop(75))
     assert json.loads((tmp_path / "metrics.json").read_text())["images_seen"] == 16
+
+
+@pytest.mark.parametrize("experiment", ["wmse_simclr", "wmse_byol"])
+def test_wmses_settings(experiment):
+    """Each value from the authors' code (github.com/htdt/self-supervised), which resizes by Pillow's bicubic filter."""
+    config = composed(f"experiment={experiment}")
+    assert (config.epochs, config.batch_size, config.data._target_) == (1000, 512, composed().data._target_)
+    views = build(config.augmentation).views
+    crop = {"size": 64, "crop_scale": [0.2, 1.0], "crop_ratio": [0.75, 1.3333333], "interpolation": "bicubic"}
+    colour = {"jitter_p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale_p": 0.1}
+    rest = {"color_first": True, "flip_p": 0.5, "blur_p": 0, "solarize_p": 0}
+    normal = {"mean": [0.480, 0.448, 0.398], "std": [0.277, 0.269, 0.282]}
+    assert [{key: getattr(view, key) for key in crop | colour | rest | normal} for view in views] == [
+        crop | colour | rest | normal
+    ] * 2
+
+    network = build(config.backbone)
+    stem = network.conv1
+    assert (stem.kernel_size, stem.stride, type(network.maxpool)) == ((3, 3), (1, 1), nn.MaxPool2d)
+    head = build(config.head, in_features=512)
+    assert [type(layer) for layer in head] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    assert (head[0].in_features, head[0].out_features, head[3].out_features) == (512, 1024, 128)
+
+    weights = [nn.Parameter(torch.zeros(1))]
+    optimizer = factory(config.optimizer)(weights)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (2e-3, 1e-6)
+    assert optimizer.defaults["betas"] == torch.optim.Adam(weights).defaults["betas"]
+    steps = 100_000 // 512
+    (rate,) = factory(config.scheduler)(optimizer, total_steps=1000 * steps, steps_per_epoch=steps).lr_lambdas
+    assert [rate(step) for step in (0, 249, 499, 500, 950 * steps - 1)] == pytest.approx([1 / 500, 0.5, 1, 1, 1])
+    assert [rate(step) for step in (950 * steps, 975 * steps - 1, 975 * steps)] == pytest.approx([0.2, 0.2, 0.04])
+
+    method = config.method
+    if experiment == "wmse_simclr":
+        assert (method._target_, method.temperature) == (composed("method=simclr").method._target_, 0.5)
+    else:
+        assert (method._target_, method.momentum) == (composed("method=byol").method._target_, 0.99)
+        predictor = factory(method.predictor)(in_features=128, out_features=128)
+        assert [type(layer) for layer in predictor] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+        assert (predictor[0].out_features, predictor[3].out_features) == (1024, 128)
 
 
 def test_the_study_is_the_recipe_with_the_studys_schedule():

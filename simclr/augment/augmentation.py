@@ -23,6 +23,13 @@ class Augmentation:
 
     def __init__(self, views: int | Sequence[Mapping[str, Any]], **settings: Any) -> None:
         self.views = [_recipe(settings, f"views[{view}].", own) for view, own in enumerate(_listed(views))]
+        for view, recipe in enumerate(self.views):
+            for name in ("mean", "std"):
+                own, first = getattr(recipe, name), getattr(self.views[0], name)
+                if own != first:
+                    raise ValueError(
+                        f"views[{view}].{name}={own} is not usable: all views are normalised alike ({first})"
+                    )
 
 
 def _listed(views: object) -> list[Mapping[str, Any]]:

@@ -7,14 +7,14 @@ What makes it fast is few passes over the pixels, each of a kind that vectorises
 each. Masks are floats for that reason; `torch.where` on a CPU costs forty times as much as a multiplication.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr.augment.crop import beside, resized_crop
 from simclr.augment.recipe import Draws, Recipe
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision and PIL use it
@@ -25,26 +25,36 @@ def augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool = False) -
     """One augmented view of every image.
 
     images: uint8 [B, H, W, 3] on any device. fused: run the colour operations through torch.compile, where it works.
-    Returns float32 [B, 3, size, size] in [0, 1] on that device.
+    Returns float32 [B, 3, size, size] on that device, in [0, 1] or normalised, as the recipe has it.
     """
-    part = max(1, CPU_PIXELS // recipe.size**2) if images.device.type == "cpu" else len(images)
+    _, height, width, _ = images.shape
+    pixels = max(recipe.size**2, height * width) if recipe.color_first else recipe.size**2
+    part = max(1, CPU_PIXELS // pixels) if images.device.type == "cpu" else len(images)
     parts = zip(images.split(part), *(field.split(part) for field in draws), strict=True)
     views = [_augment(some, Draws(*their_draws), recipe, fused) for some, *their_draws in parts]
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
 def _augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
-    view = resized_crop(images, draws, recipe.size)
+    if recipe.color_first:
+        whole = _recolor(images.permute(0, 3, 1, 2).contiguous().float().div_(255), draws, recipe, fused)
+        view = resized_crop(whole.permute(0, 2, 3, 1), draws, recipe.size, recipe.interpolation)
+    else:
+        view = _recolor(resized_crop(images, draws, recipe.size, recipe.interpolation), draws, recipe, fused)
+    if draws.blur.all():
+        view = gaussian_blur(view, draws.sigma, recipe.blur_kernel)
+    elif draws.blur.any():
+        index = draws.blur.nonzero().squeeze(1)
+        on_device = beside(view, index)
+        blurred = gaussian_blur(view.index_select(0, on_device), draws.sigma[index], recipe.blur_kernel)
+        view.index_copy_(0, on_device, blurred)
+    return normalize(view, recipe.mean, recipe.std)
+
+
+def _recolor(view: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
     _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
     view = color_jitter(view, draws, fused)
     _apply(grayscale, view, draws.grayscale)
-    if draws.blur.all():
-        return gaussian_blur(view, draws.sigma, recipe.blur_kernel)
-    index = draws.blur.nonzero().squeeze(1)
-    if len(index) > 0:
-        on_device = _beside(view, index)
-        blurred = gaussian_blur(view.index_select(0, on_device), draws.sigma[index], recipe.blur_kernel)
-        view.index_copy_(0, on_device, blurred)
     return view
 
 
@@ -56,72 +66,21 @@ def _apply(operation: Callable[..., Tensor], images: Tensor, chosen: Tensor, *pa
     index = chosen.nonzero().squeeze(1)
     if len(index) == 0:
         return
-    on_device = _beside(images, index)
-    own = (_beside(images, parameter[index]) for parameter in parameters)
+    on_device = beside(images, index)
+    own = (beside(images, parameter[index]) for parameter in parameters)
     images.index_copy_(0, on_device, operation(images.index_select(0, on_device), *own))
-
-
-def _beside(images: Tensor, drawn: Tensor) -> Tensor:
-    """`drawn`, which is on the CPU, on the device of `images`, without waiting for it."""
-    return drawn.to(images.device, non_blocking=True)
 
 
 def _broadcast(parameter: Tensor) -> Tensor:
     return parameter[:, None, None, None]
 
 
-def resized_crop(images: Tensor, draws: Draws, size: int) -> Tensor:
-    """Crop, resize (bilinear, anti-aliased) to size × size, and flip: uint8 [B, H, W, 3] to float [B, 3, size, size].
-
-    Resizing is linear in rows and in columns: each row of the view is the weighted sum of a few rows of the image
-    (two, unless the crop shrinks), then each column of a few columns; the flip only reverses the order of these.
-    """
-    batch, height, width, channels = images.shape
-    planes = images.permute(0, 3, 1, 2).reshape(-1, width)  # a line for each row of each channel
-    first_line = torch.arange(0, len(planes), height, device=images.device).view(batch, channels, 1)
-    view: Tensor | None = None
-    for source, weight in _taps(draws.top, draws.height, height, size):
-        lines = (first_line + _beside(images, source)[:, None]).flatten()
-        row = planes.index_select(0, lines).view(batch, channels, size, width).float()
-        view = _add_weighted(view, row, _beside(images, weight)[:, None, :, None])
-    assert view is not None
-    rows, view = view, None
-    for source, weight in _taps(draws.left, draws.width, width, size, mirrored=draws.flip):
-        columns = _beside(images, source)[:, None, None].expand(batch, channels, size, size)
-        column = rows.gather(3, columns)
-        view = _add_weighted(view, column, _beside(images, weight)[:, None, None])
-    assert view is not None
-    return view.div_(255).clamp_(0, 1)
-
-
-def _add_weighted(total: Tensor | None, term: Tensor, weight: Tensor) -> Tensor:
-    return term.mul_(weight) if total is None else total.addcmul_(term, weight)
-
-
-def _taps(
-    start: Tensor, length: Tensor, source: int, target: int, mirrored: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which source pixels make each target pixel of the crop [start, +length): per tap, index and weight [B, target].
-
-    The anti-aliased triangle filter of PIL and torchvision; when enlarging, plain bilinear interpolation of two taps.
-    start, length (int64) and mirrored (bool), each [B], are on the CPU, where the number of taps costs no wait.
-    """
-    scale = (length / target)[:, None]
-    support = scale.clamp(min=1)
-    target_pixel = torch.arange(target)
-    if mirrored is not None:
-        target_pixel = torch.where(mirrored[:, None], target_pixel.flip(0), target_pixel)
-    start, length = start[:, None], length[:, None]
-    centre = start + (target_pixel + 0.5) * scale
-    first = (centre - support - 0.5).floor().long() + 1
-    taps = []
-    for tap in range(math.ceil(2 * float(support.max()))):
-        pixel = first + tap
-        weight = (1 - (pixel + 0.5 - centre).abs() / support).clamp_(min=0)
-        weight *= (pixel >= start) & (pixel < start + length)
-        taps.append((pixel.clamp_(0, source - 1), weight))
-    total = torch.stack([weight for _, weight in taps]).sum(dim=0)
-    return ((pixel, weight / total) for pixel, weight in taps)
+def normalize(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+    """Subtract each channel's mean, and divide by its standard deviation, in place; None for both: change nothing."""
+    if mean is None or std is None:
+        return images
+    centre, scale = (beside(images, torch.tensor(values).view(1, -1, 1, 1)) for values in (mean, std))
+    return images.sub_(centre).div_(scale)
 
 
 def solarize(images: Tensor, threshold: int) -> Tensor:
@@ -144,7 +103,7 @@ def color_jitter(images: Tensor, draws: Draws, fused: bool = False) -> Tensor:
         blends = ((brightness, draws.brightness), (contrast, draws.contrast), (saturation, draws.saturation))
         for chosen, drawn in blends:
             factor = torch.where(chosen, drawn, factor)
-        per_image = (_beside(images, one) for one in (factor, contrast.float(), saturation.float()))
+        per_image = (beside(images, one) for one in (factor, contrast.float(), saturation.float()))
         jittered = blend(jittered, *per_image)
         _apply(turn_hue, jittered, hue, draws.hue)
     return jittered
@@ -215,7 +174,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     batch, channels, height, width = images.shape
     half = kernel // 2
     line = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma[:, None]) ** 2)
-    line = _beside(images, line / line.sum(dim=1, keepdim=True))
+    line = beside(images, line / line.sum(dim=1, keepdim=True))
     square = line[:, :, None] * line[:, None, :]
     # Every channel of every image is a channel, with a kernel of its own, of one image.
     padded = F.pad(images, (half, half, half, half), mode="reflect").flatten(0, 1)[None]

@@ -11,7 +11,9 @@ from torch import Tensor
 from simclr.checks import MAX_SIZE, MIN_SIZE, is_finite, is_whole
 
 MAX_STRENGTH = 100  # of brightness, contrast and saturation; float32 blends stay finite
+INTERPOLATIONS = ("bilinear", "bicubic")
 PAIRS = {"crop_scale": (1e-6, 1), "crop_ratio": (0.01, 100), "blur_sigma": (1e-3, 1e3)}  # bounds of [low, high]
+CHANNELS = {"mean": (0, 1), "std": (1e-3, 1)}  # bounds of [red, green, blue]
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often before it falls back to a centre crop
 
 
@@ -45,6 +47,10 @@ class Recipe:
     In this order: random resized crop to `size` pixels, horizontal flip, solarise (invert the values at or above
     `solarize_threshold`, of 255), colour jitter (the four adjustments in random order), grayscale, Gaussian blur,
     float in [0, 1]. Parameters mean what they mean in torchvision's transforms; `*_p` are probabilities.
+
+    interpolation: of the crop, bilinear or bicubic; shrinking is anti-aliased. color_first: solarise, jitter and
+    grayscale come before crop and flip, so they see the whole image. mean, std: of red, green and blue, which are
+    normalised by them last of all; None for both: not at all.
     Raises ValueError for a parameter outside its range.
     """
 
@@ -63,6 +69,10 @@ class Recipe:
     blur_p: float
     blur_kernel: int
     blur_sigma: Sequence[float]
+    interpolation: str
+    color_first: bool
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
 
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, rule: str) -> None:
@@ -77,7 +87,12 @@ class Recipe:
                 check(isinstance(value, list | tuple) and len(value) == 2, field.name, rule)
                 check(all(is_finite(number) for number in value), field.name, rule)
                 check(low <= value[0] <= value[1] <= high, field.name, rule)
-            else:
+            elif field.name in CHANNELS:
+                low, high = CHANNELS[field.name]
+                rule = f"write three numbers from {low:g} to {high:g}, of red, green and blue, or null"
+                check(value is None or (isinstance(value, list | tuple) and len(value) == 3), field.name, rule)
+                check(all(is_finite(number) and low <= number <= high for number in value or ()), field.name, rule)
+            elif field.name not in ("interpolation", "color_first"):
                 check(is_finite(value), field.name, "write a number")
         for name in ("size", "solarize_threshold", "blur_kernel"):
             check(is_whole(getattr(self, name)), name, "write a whole number")
@@ -90,6 +105,10 @@ class Recipe:
         check(MIN_SIZE <= self.size <= MAX_SIZE, "size", f"views are {MIN_SIZE} to {MAX_SIZE} pixels wide")
         check(self.blur_kernel % 2 == 1 and self.blur_kernel > 0, "blur_kernel", "a kernel is odd and positive")
         check(self.blur_kernel // 2 < self.size, "blur_kernel", f"views are only {self.size} pixels wide")
+        check(self.interpolation in INTERPOLATIONS, "interpolation", f"choose {' or '.join(INTERPOLATIONS)}")
+        check(isinstance(self.color_first, bool), "color_first", "choose true or false")
+        one = "mean" if self.mean is None else "std"
+        check((self.mean is None) == (self.std is None), one, "give mean and std, or neither")
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draw one view for `count` images of height × width pixels."""

@@ -30,10 +30,13 @@ def export(config: DictConfig) -> None:
     (source, checkpoint), run_dir, _ = locate(config.run, config.ckpt)
     backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
     settings = upgraded(checkpoint["config"])
+    augmentation = settings.get("augmentation") or {}
     about = {
         "part": config.part,
         "backbone": settings["backbone"],
-        "image_size": (settings.get("augmentation") or {}).get("size"),
+        "image_size": augmentation.get("size"),
+        "mean": augmentation.get("mean"),
+        "std": augmentation.get("std"),
         "run": run_dir.resolve().name,
         "checkpoint": source.name,
         "step": checkpoint["global_step"],

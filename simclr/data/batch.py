@@ -18,7 +18,10 @@ class Batch(NamedTuple):
 
 
 class Views(NamedTuple):
-    """After it: V views of every image, each float32 [B, 3, S, S] in [0, 1]; S may differ from view to view."""
+    """After it: V views of every image, each float32 [B, 3, S, S]; S may differ from view to view.
+
+    Values lie in [0, 1], unless the recipe normalises them.
+    """
 
     images: list[Tensor]
     columns: dict[str, Tensor]

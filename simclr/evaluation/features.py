@@ -49,7 +49,7 @@ def extract(
 ) -> Tensor:
     """Features of every image of `store`, in order: float32 [N, F] on `device`. Several processes share the work.
 
-    encoder: images float [B, 3, H, W] in [0, 1] to features [B, F]; it is used in eval mode, in float32, and not one
+    encoder: images float [B, 3, H, W] to features [B, F]; it is used in eval mode, in float32, and not one
     of its tensors changes. progress: called with the number of images just done.
     prepare: makes the network's input of images uint8 [B, H, W, 3], on `device`, given which rows of the store they
     are: a Plain, or an augmentation.
@@ -77,9 +77,9 @@ def extract_with_cache(
 ) -> Tensor:
     """`extract` under a progress bar, kept in `folder` under a name made of the weights and the images.
 
-    Other weights, other images or another size have another name, so what is read back is never stale. A file that
-    cannot be read is made again. Several processes share the extraction; what was kept, the first alone reads and
-    returns.
+    Other weights, other images or another way to show them have another name, so what is read back is never stale. A
+    file that cannot be read is made again. Several processes share the extraction; what was kept, the first alone
+    reads and returns.
     """
     path = folder / f"{_digest(encoder, store, plain)}.safetensors"
     features = torch.empty(0)
@@ -101,7 +101,7 @@ def extract_with_cache(
 
 def _digest(encoder: nn.Module, store: ImageStore, plain: Plain) -> str:
     digest = hashlib.sha256(store.key.encode())
-    if plain.scales(store.size):
+    if plain.changes(store.size):
         digest.update(repr(plain).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())

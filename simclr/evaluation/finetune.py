@@ -46,6 +46,7 @@ CROP_AND_FLIP: dict[str, Any] = {
     "blur_p": 0,
     "blur_kernel": 1,
     "blur_sigma": [1, 1],
+    "color_first": False,
 }
 
 
@@ -139,9 +140,17 @@ class Finetune(Protocol):
     def train(self, subject: Subject, store: ImageStore, lr: float, title: str) -> nn.Module:
         """A copy of the subject's encoder with a classifier behind it, trained on `store`: images to class scores."""
         assert store.labels is not None, "Protocol.check"
-        recipe = Recipe(subject.plain.size or store.size, crop_scale=self.crop_scale, **CROP_AND_FLIP)
+        plain = subject.plain
+        recipe = Recipe(
+            plain.size or store.size,
+            crop_scale=self.crop_scale,
+            interpolation=plain.interpolation,
+            mean=plain.mean,
+            std=plain.std,
+            **CROP_AND_FLIP,
+        )
         encoder = copy.deepcopy(subject.encoder)
-        width = extract(encoder, store.select(np.arange(1)), subject.device, prepare=subject.plain).shape[1]
+        width = extract(encoder, store.select(np.arange(1)), subject.device, prepare=plain).shape[1]
         classifier = nn.Linear(width, len(store.classes), device=subject.device)
         nn.init.zeros_(classifier.weight)
         nn.init.zeros_(classifier.bias)

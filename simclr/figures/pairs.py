@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -56,7 +57,8 @@ def first_batch(
 
     def engine(batch: Tensor, drawn: Draws, recipe: Recipe) -> Tensor:
         draws.append(drawn)
-        return batched.augment(batch[:count], Draws(*(field[:count] for field in drawn)), recipe)
+        shown = replace(recipe, mean=None, std=None)  # to a person, not to a network
+        return batched.augment(batch[:count], Draws(*(field[:count] for field in drawn)), shown)
 
     data = PretrainingData(_Opened(splits), augmentation, batch_size, seed, limit_images, augment=engine)
     data.setup()
@@ -68,13 +70,10 @@ def first_batch(
 def operations(draws: Draws, place: int, recipe: Recipe, area: int) -> str:
     """What one view's draws do to the image at `place` of `area` pixels, in the recipe's order."""
     share = int(draws.height[place]) * int(draws.width[place]) / area
-    chosen = {
-        "flip": draws.flip,
-        "solarise": draws.solarize,
-        "jitter": draws.jitter,
-        "gray": draws.grayscale,
-    }
-    words = [f"crop{NO_BREAK}{100 * share:.0f}{NO_BREAK}%", *(word for word, field in chosen.items() if field[place])]
+    places = [f"crop{NO_BREAK}{100 * share:.0f}{NO_BREAK}%", *(["flip"] if draws.flip[place] else [])]
+    colours = {"solarise": draws.solarize, "jitter": draws.jitter, "gray": draws.grayscale}
+    coloured = [word for word, field in colours.items() if field[place]]
+    words = coloured + places if recipe.color_first else places + coloured
     if recipe.blur_kernel > 1 and draws.blur[place]:
         words.append(f"blur{NO_BREAK}{float(draws.sigma[place]):.1f}")
     return ", ".join(words)
@@ -82,20 +81,23 @@ def operations(draws: Draws, place: int, recipe: Recipe, area: int) -> str:
 
 def describe(recipe: Recipe) -> str:
     """The recipe in a sentence."""
-    parts = [f"crop of {100 * recipe.crop_scale[0]:g} to {100 * recipe.crop_scale[1]:g} % of the area"]
+    smooth = "" if recipe.interpolation == "bilinear" else f", {recipe.interpolation}"
+    crop = f"crop of {100 * recipe.crop_scale[0]:g} to {100 * recipe.crop_scale[1]:g} % of the area{smooth}"
     jitter = f"{recipe.brightness:g}, {recipe.contrast:g}, {recipe.saturation:g}, {recipe.hue:g}"
-    for probability, words in (
-        (recipe.flip_p, "flip"),
+    colours = (
         (recipe.solarize_p, f"solarise at {recipe.solarize_threshold}"),
         (recipe.jitter_p, f"jitter ({jitter})"),
         (recipe.grayscale_p, "grayscale"),
-    ):
-        if probability > 0:
-            parts.append(f"{words} p {probability:g}")
+    )
+    places = [crop, *([f"flip p {recipe.flip_p:g}"] if recipe.flip_p > 0 else [])]
+    coloured = [f"{words} p {probability:g}" for probability, words in colours if probability > 0]
+    parts = coloured + places if recipe.color_first else places + coloured
     if recipe.blur_kernel > 1 and recipe.blur_p > 0:
         low, high = recipe.blur_sigma
         seldom = f" p {recipe.blur_p:g}" if recipe.blur_p < 1 else ""
         parts.append(f"blur {recipe.blur_kernel} px, sigma {low:g} to {high:g}{seldom}")
+    if recipe.mean is not None:
+        parts.append("normalised (not drawn)")
     return "; ".join(parts)
 
 

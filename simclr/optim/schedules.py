@@ -40,9 +40,12 @@ def constant_then_drops(
     the rate at each drop. Raises ValueError for a value out of range.
     """
     warmup = _warmup_steps(warmup_epochs, total_steps, steps_per_epoch)
-    listed = isinstance(epochs_before_end, list | tuple)
-    if not listed or not all(is_finite(epochs) and epochs >= 0 for epochs in epochs_before_end):
-        raise ValueError(f"epochs_before_end={epochs_before_end} is not usable; list numbers of epochs, as [50, 25]")
+    listed, run = isinstance(epochs_before_end, list | tuple), total_steps / steps_per_epoch
+    if not listed or not all(is_finite(epochs) and 0 <= epochs < run for epochs in epochs_before_end):
+        raise ValueError(
+            f"epochs_before_end={epochs_before_end} is not usable; list numbers of epochs less than the run's {run:g}, "
+            "as [10, 5]"
+        )
     if not is_finite(factor) or not 0 < factor <= 1:
         raise ValueError(f"factor={factor} is not usable; it is a number greater than 0, at most 1")
 

@@ -70,6 +70,10 @@ LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("scheduler.warmup_epochs", 0, "scheduler._target_=simclr.optim.schedules.cosine"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
     ("augmentation.blur_p", 1.0, "augmentation.crop_scale"),
+    ("augmentation.interpolation", "bilinear", "augmentation.crop_scale"),
+    ("augmentation.color_first", False, "augmentation.crop_scale"),
+    ("augmentation.mean", None, "augmentation.crop_scale"),
+    ("augmentation.std", None, "augmentation.crop_scale"),
     ("method.decoupled", False, "method._target_=simclr.methods.simclr.SimCLR"),
     ("method.decay_norms_and_biases", True, "method.temperature"),
 )

@@ -42,11 +42,13 @@ class LabelFree(PeriodicMeasure):
             raise InputError(f"{KEY}.images={images} is not usable; it is a whole number, 2 or more")
         self.images = images
         self.alarm: str | None = None
+        self.shown = ""  # what to say beside the protocol of how images are shown
 
     @property
     def protocols(self) -> dict[str, str]:
         """What stands beside this callback's numbers in metrics.json."""
         words = f"{{}} of at most {self.images} un-augmented training images; alignment: two views by the run's recipe"
+        words += self.shown
         kinds = {"features": "the encoder's features", "embeddings": "the head's embeddings"}
         return {
             f"{kind}/{name}": words.format(what)
@@ -58,6 +60,7 @@ class LabelFree(PeriodicMeasure):
         method, data = cast(Method, pl_module), cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]
         store = data.pretrain.first_of_shuffle(self.images)
         _, height, width, _ = store.pixels.shape
+        self.shown = data.plain.words(store.size)
 
         def view(number: int) -> Callable[[Tensor, slice], Tensor]:
             recipe = data.augmentation.views[min(number, len(data.augmentation.views) - 1)]

@@ -32,6 +32,11 @@ def test_what_is_listed_is_different_in_that_view_alone():
         (2, {"tint": 1}, r"^tint=1 is not usable: a recipe has size"),
         ([{}, {"hue": 0.7}], {}, r"^views\[1\]\.hue=0.7 is not usable"),
         ([{}, {}], {"hue": 0.7}, r"^hue=0.7 is not usable"),
+        (
+            [{}, {"mean": [0.5] * 3, "std": [0.2] * 3}],
+            {},
+            r"^views\[1\]\.mean=\[0.5, 0.5, 0.5\] is not usable: all views are",
+        ),
         ([{"size": 4}], {"blur_kernel": 9}, r"^views\[0\]\.size=4 is not usable"),
     ],
 )

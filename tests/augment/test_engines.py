@@ -4,9 +4,12 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from simclr.augment import batched, reference
@@ -28,7 +31,12 @@ RECIPE = Recipe(
     blur_p=1.0,
     blur_kernel=7,
     blur_sigma=(0.1, 2.0),
+    interpolation="bilinear",
+    color_first=False,
+    mean=None,
+    std=None,
 )
+MEAN, STD = (0.480, 0.448, 0.398), (0.277, 0.269, 0.282)
 NO_CHANGE = replace(RECIPE, flip_p=0, solarize_p=0, jitter_p=0, grayscale_p=0, blur_sigma=(1e-3, 1e-3))
 ONE_LEVEL = 1 / 255 + 1e-6
 
@@ -52,15 +60,41 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).float() / 255
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [64, 32, 96])
-def test_crop_resize_and_flip(images, size):
+def test_crop_resize_and_flip(images, size, interpolation):
+    """On bytes torchvision cuts what bicubic makes overshoot twice, between its two passes and after: see below."""
     draws = draw(replace(RECIPE, flip_p=0.5), len(images))
-    ours = batched.resized_crop(images, draws, size)
-    for i, image in enumerate(images):
+    ours, how = batched.resized_crop(images, draws, size, interpolation), InterpolationMode(interpolation)
+    of_floats = batched.resized_crop(as_float(images).permute(0, 2, 3, 1), draws, size, interpolation)
+    assert (ours - of_floats).abs().max() <= 1e-6
+    for i, image in enumerate(as_float(images)):
         box = [int(field[i]) for field in (draws.top, draws.left, draws.height, draws.width)]
-        theirs = tv.resized_crop(image.permute(2, 0, 1), *box, size=[size, size], antialias=True)
+        theirs = tv.resized_crop(image, *box, size=[size, size], interpolation=how, antialias=True)
         theirs = tv.horizontal_flip(theirs) if draws.flip[i] else theirs
-        assert (ours[i] - theirs / 255).abs().max() <= ONE_LEVEL
+        assert (ours[i] - theirs.clamp(0, 1)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("box", "size"), [((3, 5, 60, 40), 24), ((3, 5, 60, 40), 64), ((9, 0, 20, 31), 57)])
+def test_a_crop_is_pillows(images, interpolation, box, size):
+    """Of images without black and white, where bicubic would overshoot."""
+    calm = images // 2 + 64
+    draws = draw(replace(RECIPE, flip_p=0), len(images))
+    names = ("top", "left", "height", "width")
+    draws = draws._replace(**{name: torch.full_like(draws.top, at) for name, at in zip(names, box, strict=True)})
+    ours = batched.resized_crop(calm, draws, size, interpolation)
+    top, left, height, width = box
+    for i, image in enumerate(calm):
+        crop = Image.fromarray(image.numpy()).crop((left, top, left + width, top + height))
+        theirs = np.array(crop.resize((size, size), Image.Resampling[interpolation.upper()]))
+        assert (ours[i] - torch.from_numpy(theirs).permute(2, 0, 1) / 255).abs().max() <= 1.25 * ONE_LEVEL
+
+
+def test_normalize(images):
+    assert torch.equal(batched.normalize(as_float(images), None, None), as_float(images))
+    ours, theirs = batched.normalize(as_float(images), MEAN, STD), tv.normalize(as_float(images), MEAN, STD)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_crop_of_an_image_that_is_not_square():
@@ -129,15 +163,35 @@ def test_jitter_follows_each_images_own_order(images, order):
         assert (ours[i] - theirs).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("blur_p", [1.0, 0.5, 0.0])
-def test_engines_agree_on_the_whole_recipe(images, blur_p):
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"blur_p": 0.5}, {"blur_p": 0.0}, {"interpolation": "bicubic"}, {"color_first": True}, {"size": 40}],
+    ids=str,
+)
+@pytest.mark.parametrize("normalised", [{}, {"mean": MEAN, "std": STD}], ids=["", "normalised"])
+def test_engines_agree_on_the_whole_recipe(images, changed, normalised):
     """The reference rounds to bytes after each of up to eight operations, so whole chains differ by a few levels."""
     # Solarised, a value rounded across the threshold would be inverted by one engine alone.
-    recipe = replace(RECIPE, blur_p=blur_p, solarize_p=0)
+    recipe = replace(RECIPE, **{"solarize_p": 0} | changed | normalised)
     draws = draw(recipe, len(images))
-    difference = batched.augment(images, draws, recipe) - reference.augment(images, draws, recipe)
-    assert difference.abs().mean() * 255 < 2
-    assert difference.abs().max() * 255 < 16
+    ours, theirs = batched.augment(images, draws, recipe), reference.augment(images, draws, recipe)
+    levels = 255 * torch.tensor(recipe.std or (1, 1, 1)).view(3, 1, 1)
+    difference = (ours - theirs).abs() * levels
+    assert difference.mean() < 2
+    assert difference.max() < 16
+
+
+def test_colour_before_the_crop_sees_the_whole_image(images):
+    """The mean that contrast blends with is the image's, not the crop's: a crop of the same draws is another."""
+    recipe = replace(RECIPE, jitter_p=1, brightness=0, contrast=0.8, saturation=0, hue=0, grayscale_p=0, solarize_p=0)
+    recipe = replace(recipe, blur_p=0, flip_p=0, color_first=True)
+    draws = draw(recipe, len(images))
+    ours = batched.augment(images, draws, recipe)
+    for i, image in enumerate(as_float(images)):
+        box = [int(field[i]) for field in (draws.top, draws.left, draws.height, draws.width)]
+        whole = tv.adjust_contrast(image, float(draws.contrast[i]))
+        assert (ours[i] - tv.resized_crop(whole, *box, size=[64, 64], antialias=True)).abs().max() <= 1e-4
+    assert (ours - batched.augment(images, draws, replace(recipe, color_first=False))).abs().max() > 0.02
 
 
 def test_nothing_drawn_means_nothing_changed(images):
@@ -233,6 +287,13 @@ def test_crop_falls_back_to_the_centre_where_nothing_fits():
         ("size", 0),
         ("hue", "much"),
         ("crop_scale", 0.5),
+        ("interpolation", "nearest"),
+        ("interpolation", ["bicubic"]),
+        ("color_first", 1),
+        ("mean", [0.5, 0.5]),
+        ("mean", [123.7, 116.3, 103.5]),
+        ("mean", 0.5),
+        ("std", [0.2, 0.2, 0]),
     ],
 )
 def test_a_parameter_out_of_range_is_named(name, value):
@@ -248,11 +309,12 @@ def test_fused_operations_agree_with_the_eager_ones(images):
     assert difference.abs().max() <= 1e-5
 
 
-def test_a_batch_is_augmented_in_parts_without_a_seam(images):
+@pytest.mark.parametrize("changed", [{}, {"size": 32, "color_first": True, "mean": MEAN, "std": STD}])
+def test_a_batch_is_augmented_in_parts_without_a_seam(images, changed):
     """100 images of 64×64 are two parts on a CPU; each image comes out as it does on its own."""
-    many = images.repeat(5, 1, 1, 1)[:100]
-    draws = draw(RECIPE, len(many))
-    together = batched.augment(many, draws, RECIPE)
+    recipe, many = replace(RECIPE, **changed), images.repeat(5, 1, 1, 1)[:100]
+    draws = draw(recipe, len(many))
+    together = batched.augment(many, draws, recipe)
     for i in (0, 63, 64, 99):
-        alone = batched.augment(many[i : i + 1], Draws(*(field[i : i + 1] for field in draws)), RECIPE)
+        alone = batched.augment(many[i : i + 1], Draws(*(field[i : i + 1] for field in draws)), recipe)
         assert (together[i] - alone[0]).abs().max() <= 1e-5

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from simclr.augment import batched, reference
-from simclr.augment.recipe import MAX_SIZE, MAX_STRENGTH, MIN_SIZE, PAIRS, Draws, Recipe
-from tests.augment.test_engines import ONE_LEVEL, RECIPE
+from simclr.augment.recipe import CHANNELS, INTERPOLATIONS, MAX_SIZE, MAX_STRENGTH, MIN_SIZE, PAIRS, Draws, Recipe
+from tests.augment.test_engines import MEAN, ONE_LEVEL, RECIPE, STD
 
 COUNT = 3  # images in a batch
 few = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -38,6 +39,10 @@ def recipes(draw, strength: float = MAX_STRENGTH, hue: float = 0.5) -> Recipe:
         solarize_threshold=draw(st.integers(0, 255)),
         hue=draw(number(0, hue)),
         blur_kernel=draw(st.integers(0, min(size - 1, 7)).map(lambda half: 2 * half + 1)),
+        interpolation=draw(st.sampled_from(INTERPOLATIONS)),
+        color_first=draw(st.booleans()),
+        mean=None,
+        std=None,
     )
 
 
@@ -103,18 +108,21 @@ def test_views_are_sound_in_both_engines(recipe, images):
 @few
 @given(recipes(strength=0.8, hue=0.2), images())
 def test_engines_agree(recipe, images):
-    """At the tolerances of tests/test_augment.py: a level for crop and blur, 1e-4 for colours, a few for the chain."""
+    """At the tolerances of test_engines.py: a level for blur, 1e-4 for crop and colours, a few levels for the chain."""
     draws = draws_of(recipe, images)
-    crops = batched.resized_crop(images, draws, recipe.size)
+    how = InterpolationMode(recipe.interpolation)
+    crops = batched.resized_crop(images, draws, recipe.size, recipe.interpolation)
     jittered = batched.color_jitter(crops, draws)
     levels = (jittered * 255).round().to(torch.uint8)
     blurred = batched.gaussian_blur(levels.float() / 255, draws.sigma, recipe.blur_kernel)
     adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     for i, image in enumerate(images):
         box = [int(field[i]) for field in (draws.top, draws.left, draws.height, draws.width)]
-        theirs = tv.resized_crop(image.permute(2, 0, 1), *box, size=[recipe.size] * 2, antialias=True)
+        theirs = tv.resized_crop(
+            image.permute(2, 0, 1) / 255, *box, [recipe.size] * 2, interpolation=how, antialias=True
+        )
         theirs = tv.horizontal_flip(theirs) if draws.flip[i] else theirs
-        assert (crops[i] - theirs / 255).abs().max() <= ONE_LEVEL
+        assert (crops[i] - theirs.clamp(0, 1)).abs().max() <= 1e-4
         theirs = crops[i]
         for which in draws.jitter_order[i].tolist() if draws.jitter[i] else ():
             parameter = (draws.brightness, draws.contrast, draws.saturation, draws.hue)[which][i]
@@ -131,7 +139,9 @@ def test_engines_agree(recipe, images):
     assert difference.abs().max() * 255 < 16
 
 
-NUMBERS = sorted({field.name for field in fields(Recipe)} - PAIRS.keys())
+CHOICES = {"interpolation": INTERPOLATIONS, "color_first": (True, False)}
+NUMBERS = sorted({field.name for field in fields(Recipe)} - PAIRS.keys() - CHANNELS.keys() - CHOICES.keys())
+NORMALISED = replace(RECIPE, mean=MEAN, std=STD)
 anything = (
     st.none()
     | st.booleans()
@@ -145,16 +155,18 @@ anything = (
 
 
 def usable(name: str, value: object) -> bool:
-    """The rules of configs/augmentation/baseline.yaml, written anew, for a recipe that is RECIPE in all else."""
+    """The rules of configs/augmentation/baseline.yaml, written anew, for a recipe that is NORMALISED in all else."""
 
     def lies(number: object, low: float, high: float) -> bool:
         return type(number) in (int, float) and low <= number <= high  # type: ignore[operator]
 
-    if name in PAIRS:
-        bounds = PAIRS[name]
-        if not (isinstance(value, list) and len(value) == 2):
+    if name in PAIRS | CHANNELS:
+        bounds, count = (PAIRS | CHANNELS)[name], 2 if name in PAIRS else 3
+        if not (isinstance(value, list) and len(value) == count):
             return False
-        return all(lies(number, *bounds) for number in value) and value[0] <= value[1]
+        return all(lies(number, *bounds) for number in value) and (name in CHANNELS or value[0] <= value[1])
+    if name in CHOICES:
+        return any(type(value) is type(choice) and value == choice for choice in CHOICES[name])
     if name in ("size", "blur_kernel", "solarize_threshold"):
         low, high = {"size": (MIN_SIZE, MAX_SIZE), "blur_kernel": (1, 127), "solarize_threshold": (0, 255)}[name]
         return type(value) is int and low <= value <= high and (name != "blur_kernel" or value % 2 == 1)
@@ -162,7 +174,7 @@ def usable(name: str, value: object) -> bool:
 
 
 @settings(few, max_examples=300)
-@given(st.sampled_from([*NUMBERS, *PAIRS]), anything)
+@given(st.sampled_from([*NUMBERS, *PAIRS, *CHANNELS, *CHOICES]), anything)
 @example("brightness", math.inf)
 @example("flip_p", True)
 @example("crop_ratio", [])
@@ -170,12 +182,16 @@ def usable(name: str, value: object) -> bool:
 @example("blur_sigma", [2.0, 0.1])
 @example("blur_kernel", 7.0)
 @example("size", MAX_SIZE + 1)
+@example("mean", [0, 0.5, 1])
+@example("std", [0.0, 0.5, 1.0])
+@example("std", None)
+@example("interpolation", "bicubic")
 def test_what_is_accepted_is_usable_and_all_else_is_named(name, value):
     if usable(name, value):
-        assert getattr(replace(RECIPE, **{name: value}), name) == value
+        assert getattr(replace(NORMALISED, **{name: value}), name) == value
     else:
         with pytest.raises(ValueError, match=rf"^{name}=[\s\S]* is not usable: "):
-            replace(RECIPE, **{name: value})
+            replace(NORMALISED, **{name: value})
 
 
 @settings(few, max_examples=100)

@@ -61,6 +61,7 @@ def test_what_is_exported_is_that_part_and_loads_as_the_command_says(run: Run, b
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["simclr"])
     assert (about["part"], about["step"], about["image_size"]) == (part, 8, 16)
+    assert about["mean"] is about["std"] is None
 
     import safetensors.torch
     from torchvision.models import resnet18

@@ -183,6 +183,23 @@ def test_the_pairs_are_those_of_the_first_training_step():
         torch.testing.assert_close(drawn, trained[:5], atol=1e-6, rtol=0)
 
 
+def test_normalised_views_are_drawn_as_a_person_sees_them_and_described_in_their_order():
+    normalised = ("augmentation.mean=[0.5,0.5,0.5]", "augmentation.std=[0.2,0.2,0.2]")
+    order = ("augmentation.color_first=true", "augmentation.interpolation=bicubic")
+    plain, augmentation = augmentation_of(*order), augmentation_of(*order, *normalised)
+    source = Shapes(64, 20, 16, 0).load()
+    seen, shown = (pairs.first_batch(source, views, 16, 0, None, count=4) for views in (plain, augmentation))
+    for view, same in zip(shown.views, seen.views, strict=True):
+        assert torch.equal(view, same)
+    assert pairs.describe(augmentation.views[0]) == (
+        "solarise at 128 p 0.2; jitter (0.8, 0.8, 0.8, 0.2) p 0.8; grayscale p 0.2; crop of 8 to 100 % of the area, "
+        "bicubic; flip p 0.5; blur 7 px, sigma 0.1 to 2; normalised (not drawn)"
+    )
+    draws = shown.draws[0]._replace(**{name: torch.ones(4, dtype=torch.bool) for name in ("flip", "jitter", "blur")})
+    words = pairs.operations(draws, 0, augmentation.views[0], 256).replace("\N{NO-BREAK SPACE}", " ")
+    assert words.index("jitter") < words.index("crop") < words.index("flip") < words.index("blur")
+
+
 def test_the_crop_in_the_image_is_the_crop_of_the_view():
     only_crop = [f"augmentation.{name}=0" for name in ("flip_p", "solarize_p", "jitter_p", "grayscale_p")]
     augmentation = augmentation_of(*only_crop, "augmentation.blur_kernel=1")

@@ -55,6 +55,20 @@ def test_a_warm_up_that_cannot_be_is_refused(warmup_epochs):
         schedules.cosine(adam(), 200, steps_per_epoch=20, warmup_epochs=warmup_epochs)
 
 
+@pytest.mark.parametrize("epochs", [[10, 5], 5, [float("nan")], [-1], ["5"], [True]])
+def test_drops_outside_the_run_are_refused(epochs):
+    with pytest.raises(
+        ValueError, match=r"^epochs_before_end=.* is not usable; list numbers of epochs less than .* 10"
+    ):
+        schedules.constant_then_drops(adam(), 200, 20, 0, epochs, 0.2)
+
+
+@pytest.mark.parametrize("factor", [0, 1.5, float("nan"), None])
+def test_a_factor_that_is_none_is_refused(factor):
+    with pytest.raises(ValueError, match=r"^factor=.* is not usable"):
+        schedules.constant_then_drops(adam(), 200, 20, 0, [5], factor)
+
+
 def test_study_gives_the_logged_rate_in_epoch_50():
     optimizer = adam()
     scheduler = schedules.study(optimizer, 50 * 39, steps_per_epoch=39, flat_epochs=10, half_period_epochs=390)

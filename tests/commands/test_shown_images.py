@@ -1,4 +1,4 @@
-"""A store that is larger than the views, through every command: the encoder is shown what it has learned."""
+"""Images that are not shown as they are stored, through every command: of another size than the views, normalised."""
 
 import json
 import subprocess
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torchvision.transforms.v2 import functional as tv
 
 from simclr.data.folder import ImageFolder
+from simclr.data.shapes import Shapes
 from simclr.evaluation.knn import knn_predict
 from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
@@ -86,6 +88,40 @@ def test_fine_tuning_and_figures_follow(trained):
     run(folder, "simclr.visualize", f"run={trained}", "figures=[neighbours,augmented_pairs]")
     assert {path.name for path in (trained / "figures").iterdir()} == {"neighbours.png", "augmented_pairs.png"}
     assert {path.name for path in (trained / "features").iterdir()} == before  # those that the linear protocol kept
+
+
+@pytest.mark.slow
+def test_an_encoder_that_learned_from_normalised_images_is_shown_such(tmp_path):
+    """The online k-NN, and the evaluation's, are those of features that torchvision's normalisation leads to."""
+    mean, std = [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]
+    images = ("data=shapes", "data.train_count=200", "data.val_count=60", f"data.size={LEARNED}")
+    normalised = (f"augmentation.mean={mean}", f"augmentation.std={std}", "augmentation.color_first=true")
+    arguments = (argument.replace(" ", "") for argument in (*images, *SMALL, *normalised))
+    run(tmp_path, "train.py", *arguments, "evaluate=[linear]")
+    run_dir = only_run(tmp_path / "outputs")
+    encoder = reassemble(load_checkpoint(last_checkpoint(run_dir)), ["backbone"])["backbone"].eval()
+    _, train, val = Shapes(200, 60, LEARNED, 0).load()
+    assert val is not None
+    with torch.no_grad():
+        bank, queries = (
+            encoder(tv.normalize(store.gather(slice(None)).permute(0, 3, 1, 2).float() / 255, mean, std))
+            for store in (train, val)
+        )
+    predicted = knn_predict(bank, torch.from_numpy(train.labels), queries, 10, 20, 0.07)
+    expected = 100 * (predicted == torch.from_numpy(val.labels)).float().mean().item()
+    metrics, result = (json.loads((run_dir / f"{name}.json").read_text()) for name in ("metrics", "linear_eval"))
+    assert metrics["val/knn_top1"] == pytest.approx(expected)
+    assert result["knn_top1"] == pytest.approx(expected)
+    said = "; normalised by mean (0.5, 0.4, 0.3) and standard deviation (0.1, 0.2, 0.3)"
+    assert all(metrics["protocol"][name].endswith(said) for name in ("val/knn_top1", "features/rankme"))
+    assert all(words.endswith(said) for words in result["protocol"].values())
+    run(tmp_path, "linear_eval.py", f"run={run_dir}", "protocol=finetune", "protocol.lr=[0.01]", "protocol.epochs=1")
+    assert said in json.loads((run_dir / "finetune_eval_labels-1.json").read_text())["protocol"]["finetune"]
+    run(tmp_path, "simclr.visualize", f"run={run_dir}", "figures=[neighbours,augmented_pairs]")
+    run(tmp_path, "simclr.export", f"run={run_dir}", "output=mine.safetensors")
+    with safe_open(tmp_path / "mine.safetensors", framework="pt") as file:
+        about = json.loads(file.metadata()["simclr"])
+    assert (about["mean"], about["std"]) == (mean, std)
 
 
 @pytest.mark.slow
