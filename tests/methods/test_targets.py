@@ -1,4 +1,4 @@
-"""Targets and predictors in whole steps: SimSiam and MoCo v3 by their pseudo-code, momentum over a run, no predictor."""
+"""Targets and predictors in whole steps: SimSiam and MoCo v3 by their pseudo-code, momentum in a run, no predictor."""
 
 import copy
 import math
