@@ -17,7 +17,6 @@ from simclr.data.batch import Views
 from simclr.data.columns import Column
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
-from simclr.models.heads import NoHead
 from simclr.optim.groups import all_alike, norms_and_biases_undecayed
 from simclr.system import distributed
 
@@ -27,11 +26,11 @@ MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 MakeScheduler = Callable[..., LRScheduler]  # given the optimiser, total_steps and steps_per_epoch
 
 
-def make_predictor(predictor: MakeHead | None, width: int) -> nn.Module:
+def make_predictor(predictor: MakeHead | None, width: Any) -> nn.Module:
     """What predicts embeddings [B, width] from embeddings of that width; None for nothing, as ablations have it."""
     if predictor is not None and not callable(predictor):
         raise ValueError(f"predictor={predictor} is not usable; write null for none, or say which with its _target_")
-    return NoHead(width) if predictor is None else predictor(in_features=width, out_features=width)
+    return nn.Identity() if predictor is None else predictor(in_features=width, out_features=width)
 
 
 class Scalar(NamedTuple):

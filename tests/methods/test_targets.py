@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import signal
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from simclr.data.batch import Views
 from simclr.errors import InputError
-from simclr.methods.base import Method
 from simclr.methods.momentum import cosine_momentum
 from simclr.runs.assemble import Assembly, assemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
@@ -34,7 +34,7 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True)
 
 
-def simsiam_step(method: Method, x1: Tensor, x2: Tensor) -> Tensor:
+def simsiam_step(method: Any, x1: Tensor, x2: Tensor) -> Tensor:
     """Algorithm 1 of Chen & He 2021."""
     f, h = nn.Sequential(method.backbone, method.head), method.predictor
     z1, z2 = f(x1), f(x2)
@@ -46,7 +46,7 @@ def simsiam_step(method: Method, x1: Tensor, x2: Tensor) -> Tensor:
     return d(p1, z2) / 2 + d(p2, z1) / 2
 
 
-def moco_v3_step(method: Method, x1: Tensor, x2: Tensor) -> Tensor:
+def moco_v3_step(method: Any, x1: Tensor, x2: Tensor) -> Tensor:
     """Algorithm 1 of Chen, Xie & He 2021, temperature 0.07."""
     f_q = nn.Sequential(method.backbone, method.head, method.predictor)
     f_k = nn.Sequential(method.target_backbone, method.target_head)
@@ -63,7 +63,7 @@ def moco_v3_step(method: Method, x1: Tensor, x2: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "paper"), [("simsiam", simsiam_step), ("moco_v3", moco_v3_step)])
 def test_a_step_is_that_of_the_pseudo_code(name, paper):
     """Loss, every gradient and every running statistic, in float64; the target differs from the online network."""
-    ours = small(name, "method.predictor.hidden_features=16").method.double()
+    ours: Any = small(name, "method.predictor.hidden_features=16").method.double()
     torch.manual_seed(1)
     views = [torch.rand(6, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
     if name == "moco_v3":
@@ -87,7 +87,7 @@ class Weights(pl.Callback):
     def __init__(self) -> None:
         self.seen: list[tuple[list[Tensor], list[Tensor]]] = []
 
-    def remember(self, method: pl.LightningModule) -> None:
+    def remember(self, method: Any) -> None:
         parts = ((method.backbone, method.head), (method.target_backbone, method.target_head))
         online, target = ([p.detach().clone() for part in both for p in part.parameters()] for both in parts)
         self.seen.append((online, target))
@@ -127,7 +127,7 @@ def test_a_momentum_of_zero_is_no_moving_average_from_beginning_to_end():
 
 @pytest.mark.parametrize("name", ["byol", "simsiam", "moco_v3"])
 def test_without_a_predictor_projections_are_compared_themselves(name):
-    method = small(name, "method.predictor=null").method.double()
+    method: Any = small(name, "method.predictor=null").method.double()
     views = [torch.rand(4, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
     whole = method.compute(Views(views, {}))["loss"]
     assert not list(method.predictor.parameters())

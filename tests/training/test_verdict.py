@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from simclr.augment.plain import Plain
 from simclr.data import columns
 from simclr.data.store import ImageStore
 from simclr.methods.simclr import SimCLR
@@ -62,7 +63,7 @@ def test_images_without_labels_are_not_sent_to_an_evaluation_that_refuses_them(r
 def test_a_class_that_outnumbers_the_others_is_said_beside_knn(caplog):
     labels = np.repeat([0, 1], [57, 3])
     store = ImageStore.of(np.zeros((60, 8, 8, 3), np.uint8), {"labels": columns.labels(labels, "ab")})
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(train=store, val=store))
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(train=store, val=store, plain=Plain()))
     with caplog.at_level("INFO"):
         OnlineKNN(1, 20, 0.07).on_fit_start(trainer, None)
     assert "Always the largest class would be right of 95.00 % of the validation images." in caplog.text
