@@ -27,7 +27,7 @@ def export(config: DictConfig) -> None:
     from simclr.runs.place import results_place
 
     quiet_libraries()
-    (source, checkpoint), run_dir, _ = locate(config.run, config.ckpt)
+    (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
     backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
     settings = upgraded(checkpoint["config"])
     augmentation = settings.get("augmentation") or {}
@@ -42,7 +42,9 @@ def export(config: DictConfig) -> None:
         "step": checkpoint["global_step"],
     }
     if config.output is None:
-        path = results_place(run_dir, None) / f"{config.part}.safetensors"
+        # Weights on the way, or of a bare checkpoint, never take the place of the encoder that a run has ended with.
+        name = f"{config.part}_{moment}" if moment else config.part
+        path = results_place(run_dir, None) / f"{name}.safetensors"
     else:
         path = Path(str(config.output)).expanduser()
     if path.is_dir():

@@ -23,7 +23,8 @@ from simclr.system.shell import settle, started_by_torchrun
 from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
 
-LESS_MEMORY = "use a smaller batch_size, or keep it and set method.micro_batch=64"
+LESS_MEMORY = "use a smaller batch_size"
+IN_PARTS = "or keep it and set method.micro_batch=64"  # where the method can
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def check_temperature(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def command(config: DictConfig) -> float | None:
-    with clear_errors(LESS_MEMORY), Stop(config.requeue_exit_code) as stop:
+    less_memory = f"{LESS_MEMORY}, {IN_PARTS}" if "micro_batch" in (config.get("method") or {}) else LESS_MEMORY
+    with clear_errors(less_memory), Stop(config.requeue_exit_code) as stop:
         passed_over = settle()
         check_number(config, "epochs", 1)
         check_number(config, "batch_size", 2)

@@ -17,13 +17,21 @@ from simclr.data.batch import Views
 from simclr.data.columns import Column
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
+from simclr.models.heads import NoHead
 from simclr.optim.groups import all_alike, norms_and_biases_undecayed
 from simclr.system import distributed
 
 MakeBackbone = Callable[[], Encoder]
-MakeHead = Callable[..., nn.Module]  # given in_features
+MakeHead = Callable[..., nn.Module]  # given in_features, and a predictor its out_features
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 MakeScheduler = Callable[..., LRScheduler]  # given the optimiser, total_steps and steps_per_epoch
+
+
+def make_predictor(predictor: MakeHead | None, width: int) -> nn.Module:
+    """What predicts embeddings [B, width] from embeddings of that width; None for nothing, as ablations have it."""
+    if predictor is not None and not callable(predictor):
+        raise ValueError(f"predictor={predictor} is not usable; write null for none, or say which with its _target_")
+    return NoHead(width) if predictor is None else predictor(in_features=width, out_features=width)
 
 
 class Scalar(NamedTuple):
@@ -100,7 +108,10 @@ class Method(pl.LightningModule):
         return (all_alike if self.decay_norms_and_biases else norms_and_biases_undecayed)(self.parameters())
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimiser step that was taken, for moving averages; progress: of the run, up to 1."""
+        """Called after every optimiser step that was taken, for moving averages.
+
+        progress: k/K of step k of K, from 0 in the run's first step on.
+        """
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         scalars = self.compute(batch)
@@ -132,4 +143,4 @@ class Method(pl.LightningModule):
         overflow = getattr(optimizer, "found_inf", None)  # of FP16's gradient scaler: a fused optimiser left it out
         left_out = all(p.grad is None for group in optimizer.param_groups for p in group["params"])
         if not left_out and (overflow is None or not overflow.item()):
-            self.after_step(min(1.0, (self.trainer.global_step + 1) / total_steps))
+            self.after_step(min(1.0, self.trainer.global_step / total_steps))

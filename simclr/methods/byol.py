@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from simclr.augment.augmentation import Augmentation
 from simclr.data.batch import Views
 from simclr.losses import spread, wide
-from simclr.methods.base import MakeHead, Scalar
+from simclr.methods.base import MakeHead, Scalar, make_predictor
 from simclr.methods.momentum import MomentumMethod
 
 
@@ -46,8 +46,7 @@ class BYOL(MomentumMethod):
 
     def __init__(self, predictor: MakeHead | None, momentum: float, **base: Any) -> None:
         super().__init__(momentum=momentum, **base)
-        width = self.head.out_features
-        self.predictor = nn.Identity() if predictor is None else predictor(in_features=width, out_features=width)
+        self.predictor = make_predictor(predictor, self.head.out_features)
 
     def check(self, augmentation: Augmentation) -> None:
         if len(augmentation.views) < 2:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from simclr.augment.augmentation import Augmentation
 from simclr.data.batch import Views
 from simclr.losses import check_temperature, top_k, wide
-from simclr.methods.base import MakeHead, Scalar
+from simclr.methods.base import MakeHead, Scalar, make_predictor
 from simclr.methods.momentum import MomentumMethod
 from simclr.system import distributed
 
@@ -36,8 +36,8 @@ def ctr(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tens
 class MoCoV3(MomentumMethod):
     """Each view's prediction finds the target's key of the other view among the keys of the batch; there is no queue.
 
-    temperature: of the cross-entropy, greater than 0. predictor: factory of the head that the online network alone has.
-    momentum: of the target. The rest is the base's. Needs two views.
+    temperature: of the cross-entropy, greater than 0. predictor: factory of the head that the online network alone has;
+    None for none. momentum: of the target. The rest is the base's. Needs two views.
     Each view goes through the networks by itself: batch norm's statistics are of one view.
     """
 
@@ -47,11 +47,10 @@ class MoCoV3(MomentumMethod):
         "top5": Scalar("contrastive top-5", "%", True, "top-5"),
     }
 
-    def __init__(self, temperature: float, predictor: MakeHead, momentum: float, **base: Any) -> None:
+    def __init__(self, temperature: float, predictor: MakeHead | None, momentum: float, **base: Any) -> None:
         super().__init__(momentum=momentum, **base)
         check_temperature(temperature)
-        width = self.head.out_features
-        self.predictor = predictor(in_features=width, out_features=width)
+        self.predictor = make_predictor(predictor, self.head.out_features)
         self.temperature = temperature
 
     def check(self, augmentation: Augmentation) -> None:

@@ -15,16 +15,21 @@ from simclr.methods.base import Method
 
 
 def cosine_momentum(start: float, progress: float) -> float:
-    """τ = 1 - (1 - τ_start)·(cos(πk/K) + 1)/2 (Grill et al. 2020, section 3.3); progress: k/K, from 0 to 1."""
+    """τ = 1 - (1 - τ_start)·(cos(πk/K) + 1)/2 (Grill et al. 2020, section 3.3); progress: k/K, from 0 to 1.
+
+    A start of 0 stays 0 all along: without a moving average, as in the paper's ablation (table 5a, its note).
+    """
+    if start == 0:
+        return 0.0
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
 class MomentumMethod(Method):
     """A method with a target: copies of backbone and head that follow them, and get no gradient.
 
-    momentum: τ, from here to 1 over the run by the cosine rule. After every optimiser step that was taken each
-    parameter θ' of the target becomes τ·θ' + (1 - τ)·θ. Batch norm's running statistics are of the target's own forward
-    passes, in training mode, as in the papers' code.
+    momentum: τ, from here to 1 over the run by the cosine rule; 0: the target is the online network all along.
+    After every optimiser step that was taken each parameter θ' of the target becomes τ·θ' + (1 - τ)·θ. Batch norm's
+    running statistics are of the target's own forward passes, in training mode, as in the papers' code.
     """
 
     def __init__(self, momentum: float, **base: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from simclr.augment.augmentation import Augmentation
 from simclr.data.batch import Views
 from simclr.losses import spread, wide
-from simclr.methods.base import MakeHead, Method, Scalar
+from simclr.methods.base import MakeHead, Method, Scalar, make_predictor
 
 
 def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def negative_cosine(prediction: Tensor, projection: Tensor) -> Tensor:
 class SimSiam(Method):
     """Each of two views predicts the other one's projection, which gets no gradient (algorithm 1 of the paper).
 
-    predictor: factory of the head that predicts; its output is as wide as the projection. The rest is the base's.
+    predictor: factory of the head that predicts; None for none, with which it collapses. The rest is the base's.
     Each view goes through the networks by itself: batch norm's statistics are of one view.
     """
 
@@ -33,10 +33,9 @@ class SimSiam(Method):
         "spread": Scalar("spread of the projections", higher_is_better=True, short="spread"),
     }
 
-    def __init__(self, predictor: MakeHead, **base: Any) -> None:
+    def __init__(self, predictor: MakeHead | None, **base: Any) -> None:
         super().__init__(**base)
-        width = self.head.out_features
-        self.predictor = predictor(in_features=width, out_features=width)
+        self.predictor = make_predictor(predictor, self.head.out_features)
 
     def check(self, augmentation: Augmentation) -> None:
         if len(augmentation.views) != 2:

@@ -26,7 +26,7 @@ PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer")
 FIGURES = ("latent_space", "neighbours", "augmented_pairs")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
-    r"(metrics\.json|(target_)?backbone\.safetensors|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
+    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.safetensors|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
     r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
     rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
 )

@@ -24,12 +24,3 @@ def doubts(method: Method | type[Method], metrics: Mapping[str, Any], alarms: li
         if scalar.higher_is_better and metrics.get(f"train/{name}") == 0:
             found.append(f"{scalar.words} is 0 {scalar.unit}{before}")
     return found
-    for name, scalar in method.scalars.items():
-        if scalar.higher_is_better and metrics.get(f"train/{name}") == 0:
-            before = (
-                ""
-                if knn is None or untrained is None
-                else f", and k-NN top-1 {knn:.2f} % (untrained encoder: {untrained:.2f} %)"
-            )
-            found.append(f"{scalar.words} is 0 {scalar.unit}{before}")
-    return found

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
+from simclr.runs.checkpoint import epoch_weights, last_checkpoint, load_checkpoint, previous_checkpoint
+from simclr.runs.directory import clear
 from tests.conftest import TINY_RUN, Run, command, only_run
 
 
@@ -94,3 +95,17 @@ def test_by_default_it_lies_in_the_run_directory(run: Run, byol, tmp_path):
     after, target = (load_file(run_dir / f"{part}.safetensors") for part in ("backbone", "target_backbone"))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not torch.equal(target["conv1.weight"], after["conv1.weight"])
+
+
+def test_weights_on_the_way_do_not_take_the_place_of_the_last(run: Run, byol, tmp_path):
+    run_dir = shutil.copytree(byol, tmp_path / "run")
+    kept = (run_dir / "backbone.safetensors").read_bytes()
+    shutil.copy(previous_checkpoint(run_dir), epoch_weights(run_dir, 1))
+    for name in ("epoch-001", "previous"):
+        run("simclr.export", f"ckpt={run_dir}/checkpoints/{name}.ckpt")
+        earlier = load_file(run_dir / f"backbone_{name}.safetensors")
+        state = load_checkpoint(previous_checkpoint(run_dir))["state_dict"]
+        assert torch.equal(earlier["conv1.weight"], state["backbone.conv1.weight"])
+    assert (run_dir / "backbone.safetensors").read_bytes() == kept
+    clear(run_dir)
+    assert not list(run_dir.glob("*.safetensors"))
