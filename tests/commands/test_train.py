@@ -225,7 +225,7 @@ def test_quickstart_learns_shape(run, tmp_path):
 def test_a_machine_without_a_compiler_is_told_so(run, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    done = run("train.py", *TINY_RUN, "compile=true", check=False)
+    done = run("train.py", *TINY_RUN, "compile=true", check=False, fresh=True)
     assert done.returncode == 1
     assert "error: compile=true, but torch.compile does not work on this machine" in done.stderr
     assert "Traceback" not in done.stderr
