@@ -17,7 +17,7 @@ from tests.conftest import TINY_RUN, Run, only_run
 from tests.methods.test_every_method import METHODS, batch
 
 BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))
-MANY_VIEWS = ("simclr", "byol", "vicreg", "supcon")
+MANY_VIEWS = ("simclr", "byol")
 CHOICES = [
     *(pytest.param((f"method={name}",), id=name) for name in METHODS),
     *(pytest.param((f"backbone={name}",), id=name) for name in BACKBONES),
@@ -58,14 +58,14 @@ def test_it_goes_the_whole_way(run: Run, tmp_path, choice):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("type", [torch.float32, torch.bfloat16])
-def test_every_pair_takes_a_step(method, backbone, type):
+def test_every_pair_takes_a_step(method, backbone):
+    """In bfloat16; in float32 each method and each backbone goes the whole way."""
     choices = ("data=shapes", "data.size=32", f"method={method}", f"backbone={backbone}")
     assembly = assemble(compose_config(*choices))
     assembly.method.prepare({"labels": labels([0, 1, 2], "abc")})
     views = batch(assembly)
     learning = [parameter for group in assembly.method.parameter_groups() for parameter in group["params"]]
-    with torch.autocast("cpu", torch.bfloat16, enabled=type == torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16):
         loss = assembly.method.compute(views)["loss"]
     loss.backward()
     assert loss.isfinite()
