@@ -25,6 +25,7 @@ from benchmarks.turns import STAGES, Command, Turn, give, pre_training, taking_t
 from simclr.data.files.decode import cores
 from simclr.runs.compose import build
 from simclr.runs.results import provenance, write_json
+from simclr.runs.weights import backbone_factory
 from simclr.system.precision import choose_accelerator, choose_precision
 
 OURS, REFERENCE, LIGHTLY = "this project", "reference", "lightly"
@@ -86,7 +87,7 @@ def operations_of_a_step(config: Any) -> float:
     Where a convolution is computed by pixels, the padding that torch's convolution multiplies does not count.
     """
     views = 8
-    backbone = build(config.backbone)
+    backbone = backbone_factory(config.backbone)()
     network = torch.nn.Sequential(backbone, build(config.head, in_features=backbone.num_features))
     images = torch.rand(views, 3, config.data.size, config.data.size)
     with FlopCounterMode(display=False) as counter:

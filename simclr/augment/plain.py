@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr.augment.batched import normalize
-from simclr.augment.recipe import Recipe
+from simclr.augment.recipe import Recipe, check_normalisation, check_size
 
 AT_ONCE = 2**22  # pixels that are held as floats before they are scaled
 ALL = slice(None)
@@ -21,13 +21,18 @@ class Plain:
     """Makes a network's input of stored images, as `Recipe` makes views.
 
     size: pixels; None for images as they are. interpolation: of those that are scaled. mean, std: of the channels,
-    which are normalised by them; None for values in [0, 1].
+    which are normalised by them; None for values in [0, 1]. Raises ValueError for what cannot be.
     """
 
     size: int | None = None
     interpolation: str = "bilinear"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_size(self.size)
+        check_normalisation(self.mean, self.std)
 
     @classmethod
     def of(cls, views: Sequence[Recipe]) -> Plain:

@@ -40,6 +40,24 @@ class Draws(NamedTuple):
     blur: Tensor  # bool
 
 
+def check_size(size: object) -> None:
+    """Raise ValueError unless images can be `size` pixels wide."""
+    if not is_whole(size) or not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(f"size={size} is not usable: views are {MIN_SIZE} to {MAX_SIZE} pixels wide")
+
+
+def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Raise ValueError unless images can be normalised by `mean` and `std`, or both are None."""
+    for (name, (low, high)), value in zip(CHANNELS.items(), (mean, std), strict=True):
+        listed = isinstance(value, list | tuple) and len(value) == 3 and all(map(is_finite, value))
+        if value is not None and not (listed and all(low <= number <= high for number in value)):
+            rule = f"write three numbers from {low:g} to {high:g}, of red, green and blue, or null"
+            raise ValueError(f"{name}={value} is not usable: {rule}")
+    if (mean is None) != (std is None):
+        one = "mean" if mean is None else "std"
+        raise ValueError(f"{one}=None is not usable: give mean and std, or neither")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """SimCLR's augmentation (Chen et al. 2020, appendix A), optionally with RandomSolarize (BYOL, Grill et al. 2020).
@@ -87,12 +105,7 @@ class Recipe:
                 check(isinstance(value, list | tuple) and len(value) == 2, field.name, rule)
                 check(all(is_finite(number) for number in value), field.name, rule)
                 check(low <= value[0] <= value[1] <= high, field.name, rule)
-            elif field.name in CHANNELS:
-                low, high = CHANNELS[field.name]
-                rule = f"write three numbers from {low:g} to {high:g}, of red, green and blue, or null"
-                check(value is None or (isinstance(value, list | tuple) and len(value) == 3), field.name, rule)
-                check(all(is_finite(number) and low <= number <= high for number in value or ()), field.name, rule)
-            elif field.name not in ("interpolation", "color_first"):
+            elif field.name not in ("interpolation", "color_first", *CHANNELS):
                 check(is_finite(value), field.name, "write a number")
         for name in ("size", "solarize_threshold", "blur_kernel"):
             check(is_whole(getattr(self, name)), name, "write a whole number")
@@ -102,13 +115,12 @@ class Recipe:
             check(0 <= getattr(self, name) <= MAX_STRENGTH, name, f"a jitter strength is 0 to {MAX_STRENGTH}")
         check(0 <= self.hue <= 0.5, "hue", "a hue shift lies between 0 and 0.5 turns")
         check(0 <= self.solarize_threshold <= 255, "solarize_threshold", "a threshold lies between 0 and 255")
-        check(MIN_SIZE <= self.size <= MAX_SIZE, "size", f"views are {MIN_SIZE} to {MAX_SIZE} pixels wide")
+        check_size(self.size)
         check(self.blur_kernel % 2 == 1 and self.blur_kernel > 0, "blur_kernel", "a kernel is odd and positive")
         check(self.blur_kernel // 2 < self.size, "blur_kernel", f"views are only {self.size} pixels wide")
         check(self.interpolation in INTERPOLATIONS, "interpolation", f"choose {' or '.join(INTERPOLATIONS)}")
         check(isinstance(self.color_first, bool), "color_first", "choose true or false")
-        one = "mean" if self.mean is None else "std"
-        check((self.mean is None) == (self.std is None), one, "give mean and std, or neither")
+        check_normalisation(self.mean, self.std)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draw one view for `count` images of height × width pixels."""

@@ -16,13 +16,11 @@ from simclr.runs.compose import CONFIGS
 
 log = logging.getLogger(__name__)
 
-OURS = "simclr"  # the entry of a file's metadata that says who wrote it
-
 
 def export(config: DictConfig) -> None:
     """Write one part of one checkpoint as safetensors, and say how it is loaded."""
     from simclr.runs.assemble import reassemble
-    from simclr.runs.checkpoint import export_backbone, locate
+    from simclr.runs.checkpoint import EXPORTED, export_backbone, locate
     from simclr.runs.identity import upgraded
     from simclr.runs.place import results_place
 
@@ -55,7 +53,7 @@ def export(config: DictConfig) -> None:
             f"output={path} exists, and was not written by this command; choose another path, or remove it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    export_backbone(backbone, path, {OURS: json.dumps(about)})
+    export_backbone(backbone, path, {EXPORTED: json.dumps(about)})
     log.info("%s, step %d of %s: %s", config.part, about["step"], run_dir, path)
     log.info(
         "Load it with:\n"
@@ -69,9 +67,11 @@ def _about(path: Path) -> dict[str, Any] | None:
     """What this command noted in a file that it has written; None for any other file."""
     from safetensors import SafetensorError, safe_open
 
+    from simclr.runs.checkpoint import EXPORTED
+
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})[OURS])
+            return json.loads((file.metadata() or {})[EXPORTED])
     except (SafetensorError, OSError, KeyError, ValueError):
         return None
 

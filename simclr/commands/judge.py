@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra import compose
@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from simclr.augment.plain import Plain
 from simclr.checks import is_finite
 from simclr.commands.app import quiet_libraries
 from simclr.data.checks import in_both, leak_words, warn_of_doubts
@@ -27,6 +28,7 @@ from simclr.runs.images import open_images
 from simclr.runs.place import results_place
 from simclr.runs.questions import result_name
 from simclr.runs.results import provenance, write_json
+from simclr.runs.weights import others_backbone
 from simclr.system import distributed
 from simclr.system.precision import choose_accelerator
 
@@ -42,21 +44,19 @@ def judge(config: DictConfig) -> float | None:
         raise InputError("there is no protocol; choose one with protocol=")
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
-    (path, checkpoint), run_dir, judged = locate(config.run, config.ckpt)
+    trained = not config.untrained
+    path, checkpoint, run_dir, judged, parts, plain, who = (_of_others if "backbone" in config else _of_a_run)(config)
     several = config.output is not None and HydraConfig.get().mode == RunMode.MULTIRUN
     place = results_place(run_dir, Path(str(config.output)) / run_dir.resolve().name if several else config.output)
     protocol: Protocol = build(config.protocol)
     if protocol.name == "transfer" and "_target_" not in config.data:
         raise InputError("protocol=transfer needs other images; choose them with data=")
-    device, trained = torch.device(choose_accelerator("auto")), not config.untrained
-    wanted = ["backbone", "head"] if config.layer == "head" else ["backbone"]
-    parts = reassemble(checkpoint, wanted if trained else [], config.part)
+    device = torch.device(choose_accelerator("auto"))
     (_, train, val), data, own = open_images(config, checkpoint, path)
     protocol.check(train, val)
     assert val is not None, "Protocol.check"
     leaked = in_both(train, val)
     warn_of_doubts(train, val)
-    plain = shown_as(checkpoint)
     if plain.scales(val.size):
         log.info("The encoder learned from views of %d pixels; images of %d are scaled to that.", plain.size, val.size)
     subject = Subject(
@@ -73,7 +73,6 @@ def judge(config: DictConfig) -> float | None:
     if distributed.rank() > 0:
         return None
 
-    who = f"step {checkpoint['global_step']}" if trained else "untrained"
     counts = f"{len(subject.train):,} training and {len(val):,} validation images"
     what = config.layer if config.part == "backbone" else f"{config.part}, {config.layer}"
     log.info("%s, %s, %s: %s", run_dir, who, what, counts)
@@ -113,6 +112,59 @@ def judge(config: DictConfig) -> float | None:
     if trained:
         show(place, name, numbers, checkpoint["global_step"])
     return next(iter(numbers.values()))
+
+
+class Judged(NamedTuple):
+    """Whom a command judges: its file, what that holds, where the results go, what their names say, what it is made of.
+
+    who: in words.
+    """
+
+    path: Path
+    checkpoint: dict[str, Any]
+    folder: Path
+    moment: str
+    parts: dict[str, Any]
+    plain: Plain
+    who: str
+
+
+def _of_a_run(config: DictConfig) -> Judged:
+    """A checkpoint of this project, which says itself what it is."""
+    for key, value in config.augmentation.items():
+        if value is not None:
+            raise InputError(
+                f"augmentation.{key} is for weights of others, with backbone=; a checkpoint of this project says how "
+                "its backbone was shown images"
+            )
+    (path, checkpoint), folder, moment = locate(config.run, config.ckpt)
+    wanted = ["backbone", "head"] if config.layer == "head" else ["backbone"]
+    parts = reassemble(checkpoint, [] if config.untrained else wanted, config.part)
+    who = "untrained" if config.untrained else f"step {checkpoint['global_step']}"
+    return Judged(path, checkpoint, folder, moment, parts, shown_as(checkpoint), who)
+
+
+def _of_others(config: DictConfig) -> Judged:
+    """A state dict, in the network that the command chose for it, shown images as the command says."""
+    if config.ckpt is None or config.run is not None:
+        raise InputError("backbone= is for weights of others; give their file with ckpt=FILE, and leave run= out")
+    if "_target_" not in config.data:
+        raise InputError("weights of others do not say which images they are judged on; choose them with data=")
+    for key, usual in (("untrained", False), ("layer", "features")):
+        if config[key] != usual:
+            raise InputError(f"{key}={config[key]} needs a checkpoint of this project; leave it out with backbone=")
+    path, choice = Path(str(config.ckpt)).expanduser(), HydraConfig.get().runtime.choices["backbone"]
+    encoder, about = others_backbone(config.backbone, path, config.part)
+    size, mean, std = (
+        about.get(noted) if config.augmentation[key] is None else config.augmentation[key]
+        for key, noted in (("size", "image_size"), ("mean", "mean"), ("std", "std"))
+    )
+    try:
+        plain = Plain(size, mean=mean and tuple(mean), std=std and tuple(std))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"augmentation.{error}") from error
+    content = {"config": {}, "state_dict": {}, "global_step": 0}
+    return Judged(path, content, path.parent, path.stem, {"backbone": encoder}, plain, f"weights of others, {choice}")
 
 
 def show(place: Path, name: str, numbers: dict[str, Any], step: int) -> None:

@@ -9,17 +9,35 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simclr.errors import InputError
+
+WITH_ACTIVATION = "timm.layers.norm_act.BatchNormAct2d"
+
 
 def synchronise_batch_norm(network: nn.Module, device_type: str) -> nn.Module:
     """`network` with every batch norm taking its statistics over all processes; the weights and their names stay.
 
-    On a GPU that is torch's SyncBatchNorm, which there is none of for CPUs, and elsewhere the one below.
+    On a GPU that is torch's SyncBatchNorm, which there is none of for CPUs, and elsewhere the one below. timm's batch
+    norm with an activation behind it is a class of its own. Raises InputError for any other kind of batch norm.
     """
+    kinds = {type(module) for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    of_timm = {kind for kind in kinds if f"{kind.__module__}.{kind.__name__}" == WITH_ACTIVATION}
+    for kind in kinds - of_timm - {nn.BatchNorm1d, nn.BatchNorm2d}:
+        raise InputError(
+            f"the backbone's {kind.__name__} cannot take its statistics over several processes; train in one, without "
+            "trainer=ddp"
+        )
     if device_type == "cuda":
+        if of_timm:
+            from timm.layers import convert_sync_batchnorm
+
+            return convert_sync_batchnorm(network)
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d or type(module) is nn.BatchNorm1d:
-            module.__class__ = SynchronisedBatchNorm  # type: ignore[assignment]  # same weights, another forward
+        if type(module) in of_timm:
+            module.__class__ = SynchronisedBatchNormAct  # same weights, another forward
+        elif type(module) in kinds:
+            module.__class__ = SynchronisedBatchNorm
     return network
 
 
@@ -46,6 +64,14 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         return output
+
+
+class SynchronisedBatchNormAct(SynchronisedBatchNorm):
+    """The same, then dropout and an activation, as in timm's EfficientNets."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        drop, activation = self.get_submodule("drop"), self.get_submodule("act")
+        return activation(drop(super().forward(input)))
 
 
 class _Normalise(torch.autograd.Function):

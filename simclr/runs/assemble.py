@@ -10,18 +10,21 @@ from inspect import isclass
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from simclr.augment.augmentation import Augmentation
 from simclr.augment.plain import Plain
 from simclr.checks import MAX_SEED, is_whole
 from simclr.errors import InputError
+from simclr.evaluation.features import frozen
 from simclr.methods.base import Method
-from simclr.models.backbone import Encoder
 from simclr.runs.checkpoint import weights_of
 from simclr.runs.compose import build, factory
 from simclr.runs.identity import escaped, upgraded
+from simclr.runs.weights import backbone_factory
 
 # The parts of a configuration that can be built from a checkpoint, and the room that each of them lives in.
 ROOMS = {
@@ -46,13 +49,14 @@ def assemble(config: DictConfig) -> Assembly:
     Raises InputError for what cannot be built, and for views that the method cannot learn from.
     """
     source, augmentation = build(config.data), build(config.augmentation)
-    parts = {name: factory(config[name]) for name in ("backbone", "head", "optimizer", "scheduler")}
+    parts = {name: factory(config[name]) for name in ("head", "optimizer", "scheduler")}
     pl.seed_everything(config.seed, verbose=False)
-    method: Method = build(config.method, **parts)
+    method: Method = build(config.method, backbone=backbone_factory(config.backbone), **parts)
     try:
         method.check(augmentation)
     except ValueError as error:
         raise InputError(f"this method cannot learn from this augmentation: {error}") from error
+    check_sizes(method.backbone, {recipe.size for recipe in augmentation.views})
     return Assembly(source, augmentation, method)
 
 
@@ -71,7 +75,10 @@ def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = (), par
     if not is_whole(config.get("seed")) or not 0 <= config["seed"] <= MAX_SEED:
         raise InputError("the checkpoint's configuration has no seed; use one that train.py wrote")
     pl.seed_everything(config["seed"], verbose=False)
-    backbone: Encoder = build(own_part(config, "backbone"))  # first, as in a method: both draw from one seed
+    described = own_part(config, "backbone")
+    if "backbone" in trained:
+        described.pop("pretrained_path", None)  # what it began with is of no interest, and may be gone
+    backbone = backbone_factory(described)()  # first, as in a method: both draw from one seed
     stored = {"backbone": part, "head": part.removesuffix("backbone") + "head"}
     parts = {"backbone": backbone, "head": build(own_part(config, "head"), in_features=backbone.num_features)}
     for name in trained:
@@ -80,6 +87,22 @@ def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = (), par
         except RuntimeError as error:
             raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
     return parts
+
+
+def check_sizes(backbone: nn.Module, sizes: Collection[int]) -> None:
+    """Raise InputError where a backbone does not take images of one of these sizes, in pixels. Most take any."""
+    for size in sorted(sizes):
+        try:
+            with frozen(backbone):
+                backbone(torch.zeros(1, 3, size, size))
+        except (AssertionError, ValueError, RuntimeError) as error:
+            if "allocate" in str(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"this backbone cannot take views of {size} pixels ({reason}); choose other sizes with augmentation=, "
+                "or another backbone="
+            ) from error
 
 
 def shown_as(checkpoint: Mapping[str, Any]) -> Plain:

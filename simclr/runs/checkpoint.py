@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # A checkpoint's entries: the keys of the images that were trained on, and of those held out; and from which checkpoints
 # the run has gone on, at which steps, and with which settings other than theirs.
 TRAIN_IMAGES, VAL_IMAGES, HISTORY = "train_images_key", "val_images_key", "resumed_from"
+EXPORTED = "simclr"  # the entry of an exported file's metadata that says what it holds
 
 
 class Loaded(NamedTuple):
@@ -54,26 +55,38 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not is_file(path):
         raise InputError(f"there is no checkpoint {path}; give the path of one, or of a run that has one")
+    checkpoint = read_plain(path)
+    ours = {"state_dict": dict, "config": dict, "global_step": int}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), ours[key]) for key in ours):
+        raise InputError(
+            f"{path} is not a checkpoint of this project; give one that train.py wrote, or judge weights of others by "
+            "linear_eval.py with backbone= and data="
+        )
+    return checkpoint
+
+
+def read_plain(path: Path) -> Any:
+    """What torch.save wrote, on the CPU; only tensors, numbers and plain containers are ever unpickled.
+
+    Raises InputError for a file that is damaged, is none of torch's, or would run code.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums that it writes
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"its part {damaged} is damaged")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # before torch 1.6 it was none
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch does not look at the checksums that it writes
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it names {found[1]}" if found else "its pickle is not plain data"
         raise InputError(
             f"{path} is refused: a checkpoint holds tensors and plain data, and {what}, code that loading could run; "
-            "nothing of it was run. Use a checkpoint that train.py wrote"
+            "nothing of it was run. Use a checkpoint that train.py wrote, or a state dict alone"
         ) from error
     except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}); use another one") from error
-    ours = {"state_dict": dict, "config": dict, "global_step": int}
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), ours[key]) for key in ours):
-        raise InputError(f"{path} is not a checkpoint of this project; give one that train.py wrote")
-    return checkpoint
 
 
 def newest_checkpoint(run_dir: Path) -> Loaded | None:

@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr.checks import is_whole
 from simclr.errors import InputError
-from simclr.runs.identity import escaped
+from simclr.runs.identity import absolute, escaped
 from simclr.runs.naming import choices, run_name, unless
 from simclr.runs.targets import check_arguments
+from simclr.system.files import digest_of
 
 _HERE = Path(__file__).resolve()
 # Beside the package in a checkout, within it where it has been installed.
@@ -42,6 +43,7 @@ OmegaConf.register_new_resolver("unless", unless, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("by_mode", _by_mode, replace=True)
 OmegaConf.register_new_resolver("half", lambda size: size // 2 if is_whole(size) else size, replace=True)
+OmegaConf.register_new_resolver("digest_of", lambda path: path and digest_of(Path(absolute(path))), replace=True)
 OmegaConf.register_new_resolver("from_home", os.path.expanduser, replace=True)  # what a shell does with ~
 
 

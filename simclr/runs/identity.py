@@ -37,13 +37,15 @@ KINDS: dict[str, str] = {
     **dict.fromkeys(("checkpoint_minutes", "keep_every_n_epochs", "threads"), RUNS),
     # Of images the content key says what came of these.
     **dict.fromkeys(("data.root", "data.store", "data.download", "data.on_broken"), RUNS),
+    "backbone.pretrained_path": RUNS,  # of weights to begin with, backbone.pretrained_digest
     **dict.fromkeys(("backbone.small_maps", "optimizer.fused", "compile"), RUNS),
     # Several processes train as one. trainer.max_epochs stands for epochs.
     **dict.fromkeys(("trainer._target_", "trainer.accelerator", "trainer.strategy", "trainer.devices"), RUNS),
     **dict.fromkeys(("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"), RUNS),
 }
 
-PATHS = ("data.root", "data.store")  # kept absolute, so that they name the same place from every working directory
+# Kept absolute, so that they name the same place from every working directory.
+PATHS = ("data.root", "data.store", "backbone.pretrained_path")
 
 # How a configuration of an earlier version becomes today's, in order. A part that has moved, by the beginning of its
 # `_target_`:

@@ -34,12 +34,16 @@ def choices(root: DictConfig) -> dict[str, Any]:
 
 
 def unless(usual: str, key: str, *, _root_: DictConfig) -> str:
-    """What a name says of a group's choice, or of a key, that is not the usual one: "-shapes", "-small_stem"."""
+    """What a name says of a group's choice, or of a key, that is not the usual one: "-shapes", "-small_stem".
+
+    A key called name speaks for itself: "-convnext_atto".
+    """
     chosen = choices(_root_)
     value = chosen[key] if key in chosen else OmegaConf.select(_root_, key)
     if value is None or str(value) == usual:
         return ""
-    return f"-{value}" if key in chosen else f"-{value}_{key.rsplit('.', 1)[-1]}"
+    leaf = key.rsplit(".", 1)[-1]
+    return f"-{value}" if key in chosen or leaf == "name" else f"-{value}_{leaf}"
 
 
 def run_name(parent: str, name: str, *, _root_: DictConfig) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from simclr.errors import InputError
@@ -22,6 +24,25 @@ def is_file(path: Path) -> bool:
         return False
     except OSError as error:
         raise InputError(f"cannot look at {path} ({error.strerror}); give another path, or try again later") from error
+
+
+def digest_of(path: Path) -> str | None:
+    """Sixteen hexadecimal digits that a file's content alone decides; None where there is no file."""
+    try:
+        state = path.stat()
+        return _digest_of(path, state.st_mtime_ns, state.st_size) if stat.S_ISREG(state.st_mode) else None
+    except OSError:
+        return None
+
+
+@cache
+def _digest_of(path: Path, mtime: int, size: int) -> str:
+    """A file is read once for all the jobs of a sweep. mtime, size: of the file, as it is now."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            content.update(part)
+    return content.hexdigest()[:16]
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from simclr.errors import InputError
 from simclr.evaluation.features import extract
 from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import epoch_weights, last_checkpoint
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.compose import CONFIGS
 from simclr.runs.identity import as_dict
+from simclr.runs.weights import backbone_factory
 from tests.conftest import REPOSITORY, TINY_RUN, environment, image_bytes, only_run
 
 
@@ -30,7 +31,9 @@ def write_run(run_dir: Path, *overrides: str) -> None:
         config = compose("train", ["name=planted", "output_root=outputs", *overrides])
     torch.manual_seed(1)
     for path, step in ((epoch_weights(run_dir, 1), 4), (last_checkpoint(run_dir), 8)):
-        weights = {f"backbone.{name}": value for name, value in build(config.backbone).state_dict().items()}
+        weights = {
+            f"backbone.{name}": value for name, value in backbone_factory(config.backbone)().state_dict().items()
+        }
         content = {"state_dict": weights, "config": as_dict(config), "global_step": step, "epoch": step // 4}
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, path)

@@ -1,4 +1,4 @@
-"""Run by torchrun in two processes, and alone: one step of every method on the same batch, in float64.
+"""Run by torchrun in two processes, and alone: a step of every method, and with timm, on one batch in float64.
 
 python -m tests.methods.as_one FILE
 """
@@ -20,6 +20,9 @@ from simclr.system import distributed
 from tests.methods.test_every_method import METHODS
 
 IMAGES = 8
+CASES = {name: (f"method={name}",) for name in METHODS} | {
+    "timm": ("backbone=timm", "backbone.name=test_efficientnet")  # batch norm with an activation in it
+}
 
 
 class _Loss(nn.Module):
@@ -33,10 +36,10 @@ class _Loss(nn.Module):
         return self.method.compute(Views(images, {"labels": classes}))["loss"]
 
 
-def step(name: str) -> dict[str, Tensor]:
+def step(*choices: str) -> dict[str, Tensor]:
     """Loss, gradients, and after plain gradient descent and what follows it, all parameters and buffers."""
-    small = "head.out_features=16" if "out_features" in compose_config(f"method={name}").head else "data.size=32"
-    assembly = assemble(compose_config(f"method={name}", "data=shapes", "data.size=32", small))
+    small = "head.out_features=16" if "out_features" in compose_config(*choices).head else "data.size=32"
+    assembly = assemble(compose_config(*choices, "data=shapes", "data.size=32", small))
     method = assembly.method
     method.prepare({"labels": labels([0, 1, 2], "abc")})
     synchronise_batch_norm(method, "cpu").double()
@@ -60,6 +63,6 @@ def step(name: str) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     with distributed.joined():
-        results = {name: step(name) for name in METHODS}
+        results = {name: step(*choices) for name, choices in CASES.items()}
         if distributed.rank() == 0:
             torch.save(results, Path(sys.argv[1]))

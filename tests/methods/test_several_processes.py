@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY, environment
-from tests.methods.test_every_method import METHODS
+from tests.methods.as_one import CASES
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
@@ -26,7 +26,7 @@ def results(tmp_path_factory) -> dict[int, dict[str, dict[str, torch.Tensor]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_two_processes_compute_what_one_does(results, method):
     """float64: the loss, every gradient, and what parameters, targets and statistics are after a step."""
     two, one = (results[processes][method] for processes in (2, 1))
