@@ -24,6 +24,7 @@ from simclr.runs.checkpoint import locate, of_a_run
 from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
+from simclr.runs.identity import as_dict
 from simclr.runs.images import open_images
 from simclr.runs.place import results_place
 from simclr.runs.questions import result_name
@@ -155,13 +156,14 @@ def _of_others(config: DictConfig) -> Judged:
             raise InputError(f"{key}={config[key]} needs a checkpoint of this project; leave it out with backbone=")
     path, choice = Path(str(config.ckpt)).expanduser(), HydraConfig.get().runtime.choices["backbone"]
     encoder, about = others_backbone(config.backbone, path, config.part)
-    size, mean, std = (
-        about.get(noted) if config.augmentation[key] is None else config.augmentation[key]
-        for key, noted in (("size", "image_size"), ("mean", "mean"), ("std", "std"))
-    )
+    noted: dict[str, Any] = {"size": about.get("image_size"), "mean": about.get("mean"), "std": about.get("std")}
+    asked = {key: value for key, value in as_dict(config.augmentation).items() if value is not None}
+    shown: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in (noted | asked).items()
+    }
     try:
-        plain = Plain(size, mean=mean and tuple(mean), std=std and tuple(std))
-    except (ValueError, TypeError) as error:
+        plain = Plain(**shown)
+    except ValueError as error:
         raise InputError(f"augmentation.{error}") from error
     content = {"config": {}, "state_dict": {}, "global_step": 0}
     return Judged(path, content, path.parent, path.stem, {"backbone": encoder}, plain, f"weights of others, {choice}")

@@ -56,13 +56,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not is_file(path):
         raise InputError(f"there is no checkpoint {path}; give the path of one, or of a run that has one")
     checkpoint = read_plain(path)
-    ours = {"state_dict": dict, "config": dict, "global_step": int}
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), ours[key]) for key in ours):
+    if not is_of_a_run(checkpoint):
         raise InputError(
             f"{path} is not a checkpoint of this project; give one that train.py wrote, or judge weights of others by "
             "linear_eval.py with backbone= and data="
         )
     return checkpoint
+
+
+def is_of_a_run(content: Any) -> bool:
+    """Whether this, read from a file, is a checkpoint of this project."""
+    ours = {"state_dict": dict, "config": dict, "global_step": int}
+    return isinstance(content, dict) and all(isinstance(content.get(key), ours[key]) for key in ours)
 
 
 def read_plain(path: Path) -> Any:

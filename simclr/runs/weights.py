@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
-from simclr.runs.checkpoint import EXPORTED, read_plain
+from simclr.runs.checkpoint import EXPORTED, is_of_a_run, read_plain
 from simclr.runs.compose import factory
 from simclr.system.files import digest_of, is_file
 
@@ -26,10 +26,14 @@ SHOWN = 5  # names that a message lists of each kind
 
 
 class Foreign(NamedTuple):
-    """weights: by the names in the file. about: what `python -m simclr.export` noted beside them, if it wrote it."""
+    """weights: by the names in the file. about: what `python -m simclr.export` noted beside them, if it wrote it.
+
+    of_a_run: whether the file is a checkpoint of this project.
+    """
 
     weights: dict[str, Tensor]
     about: dict[str, Any]
+    of_a_run: bool
 
 
 class Fit(NamedTuple):
@@ -64,6 +68,7 @@ def read_weights(path: Path) -> Foreign:
             raise InputError(f"{path} cannot be read as safetensors ({error}); use another file") from error
     else:
         content = read_plain(path)
+    of_a_run = is_of_a_run(content)
     for _ in WRAPPERS:  # one within another
         inner = next((content[key] for key in WRAPPERS if isinstance(content, dict) and key in content), None)
         if isinstance(inner, dict):
@@ -71,7 +76,8 @@ def read_weights(path: Path) -> Foreign:
     weights = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not weights:
         raise InputError(f"{path} holds no state dict; write one with torch.save(network.state_dict(), PATH)")
-    return Foreign({str(name): tensor for name, tensor in weights.items()}, about if isinstance(about, dict) else {})
+    weights = {str(name): tensor for name, tensor in weights.items()}
+    return Foreign(weights, about if isinstance(about, dict) else {}, of_a_run)
 
 
 def fit(weights: Mapping[str, Tensor], network: nn.Module, prefix: str | None = None) -> Fit:
@@ -202,5 +208,7 @@ def others_backbone(config: DictConfig, path: Path, part: str) -> tuple[Encoder,
     if OmegaConf.select(config, "pretrained_path") is not None:
         raise InputError("backbone.pretrained_path is where training begins; the weights to judge are those of ckpt=")
     foreign, network = read_weights(path), backbone_factory(config)()
+    if foreign.of_a_run:
+        raise InputError(f"{path} is a checkpoint of this project and says what its backbone is; leave backbone= out")
     put_into(network, foreign.weights, path, None if part == "backbone" else f"{part}.")
     return network, foreign.about

@@ -63,6 +63,7 @@ def test_they_are_judged_by_the_features_of_their_own_network(run: Run, file, tm
         (("backbone=resnet18", *IMAGES, "layer=head"), "layer=head needs a checkpoint of this project"),
         (("backbone=resnet18", *IMAGES, "part=teacher"), "0 of its 100 tensors under teacher."),
         (("backbone=resnet18", *IMAGES, "augmentation.mean=[2,0,0]"), "augmentation.mean=(2, 0, 0) is not usable"),
+        (("backbone=resnet18", *IMAGES, "augmentation.mean=0.5"), "augmentation.mean=0.5 is not usable"),
         (("backbone=resnet18", *IMAGES, "augmentation.size=big"), "augmentation.size=big is not usable"),
         (("backbone=timm", *IMAGES), "backbone.name has no default"),
         (("backbone=resnet18", *IMAGES, "backbone.pretrained_path=x"), "backbone.pretrained_path is where training"),
@@ -82,6 +83,14 @@ def test_a_run_says_itself_how_its_backbone_was_shown_images(run: Run, finished)
     assert "augmentation.size is for weights of others" in done.stderr
     done = run("linear_eval.py", f"run={run_dir}", "backbone=resnet18", check=False)
     assert "backbone= is for weights of others" in done.stderr
+    done = run("linear_eval.py", f"ckpt={last_checkpoint(run_dir)}", "backbone=resnet18", *IMAGES, check=False)
+    assert "is a checkpoint of this project and says what its backbone is" in done.stderr
+
+
+def test_what_export_wrote_says_itself_how_it_was_shown_images(run: Run, finished, tmp_path):
+    run("simclr.export", f"run={only_run(finished / 'outputs')}", f"output={tmp_path}/mine.safetensors")
+    said = run("linear_eval.py", "ckpt=mine.safetensors", "backbone=resnet18", *IMAGES, "protocol=knn").stdout
+    assert "images of 32 are scaled to that" in said
 
 
 def test_a_run_begins_with_them_goes_on_and_can_be_judged_untrained(run: Run, file, tmp_path):

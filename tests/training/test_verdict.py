@@ -22,6 +22,12 @@ def test_a_run_that_has_learned_raises_no_doubt(chance):
     assert doubts(SimCLR, GOOD | chance, []) == []
 
 
+def test_embeddings_that_collapse_are_no_doubt_where_the_features_have_learned():
+    """As BYOL's do in a run of some hundred steps."""
+    assert doubts(SimCLR, GOOD, ["embeddings"]) == []
+    assert doubts(SimCLR, GOOD | {"val/knn_top1": 9.0}, ["embeddings"]) == ["the embeddings have collapsed"]
+
+
 @pytest.mark.parametrize(
     ("change", "alarms", "said"),
     [
