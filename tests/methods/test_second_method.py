@@ -13,6 +13,8 @@ import torch
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
 from tests.conftest import REPOSITORY, TINY_RUN, environment, only_run, scalars
 
+pytestmark = pytest.mark.slow  # the methods that are there keep to the same contract in the fast tests
+
 CONFIGS = {
     "method/labelled_teacher.yaml": """
         _target_: simclr.methods.labelled_teacher.LabelledTeacher
@@ -108,7 +110,6 @@ def test_it_resumes_bit_for_bit(project):
         assert torch.equal(again["state_dict"][name], tensor), name
 
 
-@pytest.mark.slow
 def test_it_is_judged_drawn_and_reported(project):
     run = only_run(project / "outputs")
     for arguments in (

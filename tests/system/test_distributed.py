@@ -37,6 +37,7 @@ def results(tmp_path_factory) -> dict[int, dict[str, dict[str, torch.Tensor]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "tolerance"),
     [

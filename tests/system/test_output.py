@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import yaml
 
 from tests.conftest import REPOSITORY, TINY_RUN, Run, command, environment, image_bytes, only_run, write_folder
@@ -30,6 +31,7 @@ def test_output_that_nobody_reads_is_no_error(finished, tmp_path):
     assert json.loads(ours.read_text())["top1"] == json.loads(theirs.read_text())["top1"]
 
 
+@pytest.mark.slow
 def test_names_are_utf8_whatever_the_locale(run: Run, tmp_path, monkeypatch):
     """The run has the name that it has in a UTF-8 locale, and its files can be read there."""
     random = np.random.default_rng(0)
