@@ -15,3 +15,8 @@ class InUse(InputError):
 
 class Refused(SystemExit):
     """The command ends after an error whose message has been printed; its code is the exit status."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import efficientnet_b0
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from simclr.errors import InputError
+from simclr.errors import InputError, first_line
 from simclr.models.small_maps import use_small_maps
 
 
@@ -102,7 +102,7 @@ def compile_in_place(network: nn.Module, device: str) -> None:
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:  # of many kinds, most of them private to torch
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"compile=true, but torch.compile does not work on this machine ({reason}); install a C++ compiler, or use "
             "compile=false"

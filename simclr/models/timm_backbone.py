@@ -9,6 +9,7 @@ from typing import Any, cast
 import timm
 
 from simclr.checks import is_whole
+from simclr.errors import first_line
 from simclr.models.backbone import Encoder
 from simclr.models.small_maps import use_small_maps
 
@@ -47,7 +48,7 @@ def timm_encoder(
     try:
         network: Any = timm.create_model(name, num_classes=0, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"name={name} cannot be made with {arguments} ({reason})") from error
     network.num_features = network.head_hidden_size  # what leaves the network, where a layer follows the pool
     if small_maps:

@@ -18,7 +18,7 @@ from torch import nn
 from simclr.augment.augmentation import Augmentation
 from simclr.augment.plain import Plain
 from simclr.checks import MAX_SEED, is_whole
-from simclr.errors import InputError
+from simclr.errors import InputError, first_line
 from simclr.evaluation.features import frozen
 from simclr.methods.base import Method
 from simclr.runs.checkpoint import weights_of
@@ -98,7 +98,7 @@ def check_sizes(backbone: nn.Module, sizes: Collection[int]) -> None:
         except (AssertionError, ValueError, RuntimeError) as error:
             if "allocate" in str(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"this backbone cannot take views of {size} pixels ({reason}); choose other sizes with augmentation=, "
                 "or another backbone="

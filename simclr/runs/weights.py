@@ -20,7 +20,7 @@ from simclr.system.files import digest_of, is_file
 
 log = logging.getLogger(__name__)
 
-# What a file may keep its weights under, and the beginnings of their names that say nothing of whose they are.
+# What a file may keep its weights under.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 SHOWN = 5  # names that a message lists of each kind
 
@@ -73,10 +73,10 @@ def read_weights(path: Path) -> Foreign:
         inner = next((content[key] for key in WRAPPERS if isinstance(content, dict) and key in content), None)
         if isinstance(inner, dict):
             content = inner
-    weights = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    entries = content.items() if isinstance(content, dict) else ()
+    weights = {str(name): tensor for name, tensor in entries if isinstance(tensor, Tensor)}
     if not weights:
         raise InputError(f"{path} holds no state dict; write one with torch.save(network.state_dict(), PATH)")
-    weights = {str(name): tensor for name, tensor in weights.items()}
     return Foreign(weights, about if isinstance(about, dict) else {}, of_a_run)
 
 
@@ -89,15 +89,18 @@ def fit(weights: Mapping[str, Tensor], network: nn.Module, prefix: str | None = 
     """
     wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     numbers = {name: str(number) for number, (name, _) in enumerate(network.named_children())}
-    best: Fit | None = None
+    choices: list[tuple[dict[str, str], str]] = []
     for rename in (lambda name: name, lambda name: _numbered(name, numbers)):
         names = {name: rename(name) for name in wanted}
-        for before in [prefix] if prefix is not None else _prefixes(weights, set(names.values())):
-            candidate = _fit(weights, wanted, names, before)
-            if best is None or len(candidate.found) > len(best.found):
-                best = candidate
-    assert best is not None, "without a prefix, at least"
-    return best
+        found = [prefix] if prefix is not None else _prefixes(weights, set(names.values()))
+        choices += [(names, before) for before in found]
+
+    def count(choice: tuple[dict[str, str], str]) -> int:
+        names, before = choice
+        stored = ((weights.get(before + names[name]), tensor) for name, tensor in wanted.items())
+        return sum(theirs is not None and theirs.shape == tensor.shape for theirs, tensor in stored)
+
+    return _fit(weights, wanted, *max(choices, key=count))  # of equals the first
 
 
 def _numbered(name: str, numbers: Mapping[str, str]) -> str:
