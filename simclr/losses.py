@@ -50,7 +50,7 @@ def info_nce(
     # exp(1/0.07) is 1.6 million: half precision has neither the range nor the digits for these logits.
     with torch.autocast(embeddings.device.type, enabled=False):
         parts = zip(unit.split(rows), itself.split(rows), positives.split(rows), strict=True)
-        loss, rank = _in_parts(partial(_anchors, decoupled=decoupled), list(parts), candidates, temperature)
+        loss, rank = in_parts(partial(_anchors, decoupled=decoupled), list(parts), candidates, temperature)
     return InfoNCE(loss / positives.numel(), rank)
 
 
@@ -67,7 +67,7 @@ def sup_con(embeddings: Tensor, labels: Tensor, temperature: float, chunk_logits
         views, own = len(embeddings), labels.repeat(len(embeddings))
         everyone = distributed.gather(labels).flatten().repeat(views)
         parts = zip(unit.split(rows), itself.split(rows), own.split(rows), strict=True)
-        loss, rank = _in_parts(partial(_of_class, classes=everyone), list(parts), candidates, temperature)
+        loss, rank = in_parts(partial(_of_class, classes=everyone), list(parts), candidates, temperature)
     return InfoNCE(loss / len(unit), rank)
 
 
@@ -94,11 +94,11 @@ def _compared(embeddings: Tensor, temperature: float, chunk_logits: int) -> tupl
     return unit.flatten(0, 1), candidates, itself, positives, max(1, chunk_logits // len(candidates))
 
 
-def _in_parts(
+def in_parts(
     compare: Callable[..., tuple[Tensor, Tensor]],
     parts: Sequence[tuple[Tensor, ...]],
     candidates: Tensor,
-    temperature: float,
+    temperature: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
     """The sum of the losses and all ranks of compare(*part, candidates, temperature), whose logits are not kept."""
     if len(parts) == 1:

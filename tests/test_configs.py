@@ -81,7 +81,11 @@ def test_experiments_train_a_step(experiment, tmp_path):
         "evaluate=[]",
     )
     short = {"warmup_epochs": 0, "epochs_before_end": [0.5]}  # of a schedule that is made for more than one epoch
-    own = composed(f"experiment={experiment}").scheduler
+    own, reads_text = (
+        composed(f"experiment={experiment}").scheduler,
+        "tokenizer" in composed(f"experiment={experiment}"),
+    )
+    tiny += ("data.captions=true",) if reads_text else ()
     tiny += tuple(f"scheduler.{key}={value}" for key, value in short.items() if key in own)
     config = composed(f"experiment={experiment}", *tiny, "trainer.accelerator=cpu", "precision=32")
     with read_write(config.hydra.runtime), open_dict(config):
@@ -229,7 +233,7 @@ def test_help_shows_commands_and_groups(run: Run, script):
     help_text = run(script, "--help").stdout
     assert f"python {script}" in help_text
     if script == "train.py":
-        assert "augmentation: baseline, byol, modified, multicrop" in help_text
+        assert "augmentation: baseline, byol, clip, modified, multicrop" in help_text
 
 
 def test_a_notebook_composes_what_the_command_does(run: Run):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
@@ -17,7 +18,9 @@ from simclr.augment.plain import Plain
 from simclr.data.store import ImageStore, Splits
 from simclr.evaluation import knn
 from simclr.evaluation.features import extract_with_cache
+from simclr.evaluation.protocol import Subject as Judged
 from simclr.evaluation.protocol import check_features
+from simclr.evaluation.retrieval import Pairs
 from simclr.figures.stages import stages
 from simclr.report.palette import save
 from simclr.runs.assemble import own_part, reassemble
@@ -154,6 +157,57 @@ def neighbours(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
         for row, found in enumerate(places)
     ]
     save(drawing.draw(f"{subject.name}: nearest neighbours", note, rows, subject.names), path)
+    log.info("Wrote %s", path)
+    return True
+
+
+def retrieval(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
+    """Write the sheet of sentences and images that find each other; False where there are none, or no text tower."""
+    from simclr.figures import retrieval as drawing
+
+    content, val = subject.last.content, subject.val
+    if "text._extra_state" not in content["state_dict"]:
+        log.info("%s is left out: the run has no text tower.", path)
+        return False
+    if val is None or "captions" not in val.columns:
+        log.warning("%s is left out: it needs validation images with captions; choose some with data=", path)
+        return False
+    own = settings["retrieval"]
+    parts = reassemble(content, ["backbone", "head", "text"], text=True)
+    judged = Judged(
+        parts["backbone"],
+        parts["head"],
+        val,
+        val,
+        subject.device,
+        subject.place / "features",
+        subject.plain,
+        parts["text"],
+    )
+    for part in ("backbone", "head", "text"):
+        parts[part].to(subject.device)
+    pairs = Pairs.of(val)
+    images = F.normalize(judged.features_of["val"], dim=1)
+    similarity = (images @ judged.sentences(pairs.sentences).T).cpu()
+    belongs = torch.zeros_like(similarity, dtype=torch.bool)
+    belongs[pairs.image, pairs.sentence] = True
+    random = np.random.default_rng(settings["seed"])
+    asked = random.permutation(len(val))[: 2 * own["queries"]].tolist()
+    to_images, to_sentences = [], []
+    for image in asked[::2]:
+        sentence = int(random.choice(belongs[image].nonzero()[:, 0]))
+        found = drawing.nearest(similarity[:, sentence], own["count"])
+        pixels = val.gather(np.array(found)).numpy()
+        to_images.append(drawing.Images(pairs.sentences[sentence], pixels, belongs[found, sentence].tolist()))
+    for image in asked[1::2]:
+        found = drawing.nearest(similarity[image], own["count"])
+        texts, pixels = [pairs.sentences[i] for i in found], val.gather(np.array([image])).numpy()[0]
+        to_sentences.append(drawing.Sentences(pixels, texts, belongs[image, found].tolist()))
+    note = (
+        f"{len(val):,} validation images and their {len(pairs.sentences):,} sentences, nearest first by cosine; asked "
+        "about at random.\nBlue and ✓: they belong together"
+    )
+    save(drawing.draw(f"{subject.name}: retrieval", note, to_images, to_sentences), path)
     log.info("Wrote %s", path)
     return True
 

@@ -46,10 +46,11 @@ def judge(config: DictConfig) -> float | None:
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
     trained = not config.untrained
-    path, checkpoint, run_dir, judged, parts, plain, who = (_of_others if "backbone" in config else _of_a_run)(config)
+    protocol: Protocol = build(config.protocol)
+    find = _of_others if "backbone" in config else _of_a_run
+    path, checkpoint, run_dir, judged, parts, plain, who = find(config, protocol)
     several = config.output is not None and HydraConfig.get().mode == RunMode.MULTIRUN
     place = results_place(run_dir, Path(str(config.output)) / run_dir.resolve().name if several else config.output)
-    protocol: Protocol = build(config.protocol)
     if protocol.name == "transfer" and "_target_" not in config.data:
         raise InputError("protocol=transfer needs other images; choose them with data=")
     device = torch.device(choose_accelerator("auto"))
@@ -62,15 +63,16 @@ def judge(config: DictConfig) -> float | None:
         log.info("The encoder learned from views of %d pixels; images of %d are scaled to that.", plain.size, val.size)
     subject = Subject(
         encoder=parts["backbone"].to(device),
-        head=parts["head"].to(device) if config.layer == "head" else None,
+        head=parts["head"].to(device) if config.layer == "head" or "head" in protocol.parts else None,
+        text=parts["text"].to(device) if "text" in protocol.parts else None,
         train=train.first_of_shuffle(config.limit_images),
         val=val,
         device=device,
         cache=place / "features",
         plain=plain,
     )
-    if protocol.reads_features:
-        _ = subject.features  # every process has its share in it
+    for split in protocol.reads:
+        _ = subject.features_of[split]  # every process has its share in it
     if distributed.rank() > 0:
         return None
 
@@ -130,7 +132,7 @@ class Judged(NamedTuple):
     who: str
 
 
-def _of_a_run(config: DictConfig) -> Judged:
+def _of_a_run(config: DictConfig, protocol: Protocol) -> Judged:
     """A checkpoint of this project, which says itself what it is."""
     for key, value in config.augmentation.items():
         if value is not None:
@@ -139,18 +141,22 @@ def _of_a_run(config: DictConfig) -> Judged:
                 "its backbone was shown images"
             )
     (path, checkpoint), folder, moment = locate(config.run, config.ckpt)
-    wanted = ["backbone", "head"] if config.layer == "head" else ["backbone"]
-    parts = reassemble(checkpoint, [] if config.untrained else wanted, config.part)
+    if protocol.parts and (config.layer, config.part) != ("features", "backbone"):
+        raise InputError(f"{protocol.name} evaluation compares what the towers' heads give; leave layer= and part= out")
+    wanted = {"backbone", *protocol.parts, *(["head"] if config.layer == "head" else [])}
+    parts = reassemble(checkpoint, () if config.untrained else wanted, config.part, text="text" in protocol.parts)
     who = "untrained" if config.untrained else f"step {checkpoint['global_step']}"
     return Judged(path, checkpoint, folder, moment, parts, shown_as(checkpoint), who)
 
 
-def _of_others(config: DictConfig) -> Judged:
+def _of_others(config: DictConfig, protocol: Protocol) -> Judged:
     """A state dict, in the network that the command chose for it, shown images as the command says."""
     if config.ckpt is None or config.run is not None:
         raise InputError("backbone= is for weights of others; give their file with ckpt=FILE, and leave run= out")
     if "_target_" not in config.data:
         raise InputError("weights of others do not say which images they are judged on; choose them with data=")
+    if protocol.parts:
+        raise InputError(f"{protocol.name} evaluation needs a run of method=clip; leave backbone= out")
     for key, usual in (("untrained", False), ("layer", "features")):
         if config[key] != usual:
             raise InputError(f"{key}={config[key]} needs a checkpoint of this project; leave it out with backbone=")

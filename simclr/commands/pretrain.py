@@ -21,6 +21,7 @@ from simclr.commands.judge import protocol_config
 from simclr.commands.launch import placement
 from simclr.data.checks import warn_of_doubts
 from simclr.errors import InputError
+from simclr.evaluation.protocol import Protocol
 from simclr.models.backbone import compile_in_place
 from simclr.models.batch_norm import synchronise_batch_norm
 from simclr.runs import sweep
@@ -93,7 +94,12 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         )
     warn_of_doubts(data.train, data.val, data.pretrain)
     for name in config.evaluate:  # an evaluation that cannot be is refused before the training, not after it
-        build(protocol_config(name).protocol).check(data.train, data.val)
+        protocol: Protocol = build(protocol_config(name).protocol)
+        protocol.check(data.train, data.val)
+        if lacking := sorted(protocol.parts - method.parts().keys()):
+            raise InputError(
+                f"evaluate={name} compares images with sentences, and this method has no {lacking[0]} part"
+            )
     if processes > 1:
         each = config.batch_size // processes
         log.info("%d processes: each works on %d images of a batch of %d.", processes, each, config.batch_size)
@@ -170,7 +176,9 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
             "; ".join(reasons),
         )
     judge_it = f"{program('linear_eval.py')} {quoted('run', str(run_dir))}"
-    if data.val is None or data.val.labels is None:
+    if "text" in method.parts() and data.val is not None and "captions" in data.val.columns:
+        log.info("Done. Judge it with: %s protocol=retrieval", judge_it)
+    elif data.val is None or data.val.labels is None:
         log.info("Done. These images have no labels to judge it by: %s data=...", judge_it)
     else:
         log.info("Done. Judge it with: %s", judge_it)

@@ -26,7 +26,7 @@ def visualize(config: DictConfig) -> None:
     quiet_libraries()
     logging.getLogger("openTSNE").setLevel(logging.WARNING)
     settings = as_dict(config)
-    drawers = {name: getattr(drawings, name) for name in ("latent_space", "neighbours", "augmented_pairs")}
+    drawers = {name: getattr(drawings, name) for name in ("latent_space", "neighbours", "augmented_pairs", "retrieval")}
     chosen = settings["figures"]
     if not isinstance(chosen, list) or not chosen or not all(name in drawers for name in map(str, chosen)):
         raise InputError(f"figures={chosen} is not usable; write a list of some of {', '.join(drawers)}")
@@ -53,6 +53,8 @@ def check_settings(config: DictConfig) -> None:
         ("neighbours.queries", 1, 50),
         ("neighbours.count", 1, 30),
         ("augmented_pairs.images", 1, 50),
+        ("retrieval.queries", 1, 25),
+        ("retrieval.count", 1, 10),
     ):
         check_number(config, key, low, high)
     perplexity = config.latent_space.perplexity

@@ -8,6 +8,7 @@ its shape does, and a contrastive loss learns those instead.)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -65,14 +66,39 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
 }
 
 
+# What captions call them; each copy of an image has its colour, nearly.
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.8, 0.1, 0.1),
+    "green": (0.1, 0.55, 0.15),
+    "blue": (0.1, 0.2, 0.8),
+    "purple": (0.5, 0.1, 0.6),
+    "orange": (0.9, 0.5, 0.1),
+    "brown": (0.4, 0.22, 0.08),
+    "grey": (0.42, 0.42, 0.42),
+    "black": (0.08, 0.08, 0.08),
+}
+NEARLY = 0.08  # of the values, either way
+PLURALS = {"cross": "crosses"}
+SENTENCES = (
+    "a {colour} {shape}",
+    "a {shape} in {colour}",
+    "an image of a {shape}, all {colour}",
+    "{colour} {shapes}",
+    "some {colour} {shapes} on a bright ground",
+    "{shapes}, all of them {colour}",
+)
+CAPTIONS = 3  # of an image
+
+
 class Shapes:
     """`train_count` training and `val_count` validation images of size × size pixels, ten classes in equal shares.
 
     Image i of a split is a function of the seed, the split and i: a larger count adds images and changes none.
-    Raises ValueError for counts, size (pixels) or seed out of range.
+    captions: whether all copies of an image have one colour, of eight, and the image three sentences that name it and
+    the shape. Raises ValueError for counts, size (pixels) or seed out of range.
     """
 
-    def __init__(self, train_count: int, val_count: int, size: int, seed: int) -> None:
+    def __init__(self, train_count: int, val_count: int, size: int, seed: int, captions: bool = False) -> None:
         check_size(size)
         for name, value in (("train_count", train_count), ("val_count", val_count)):
             if not is_whole(value) or value < 1:
@@ -82,7 +108,9 @@ class Shapes:
         if not is_whole(seed) or not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed={seed} is not usable; it is a whole number, 0 to {MAX_SEED}")
         self.counts = {"train": train_count, "val": val_count}
-        self.size, self.seed = size, seed
+        if not isinstance(captions, bool):
+            raise ValueError(f"captions={captions} is not usable; choose true or false")
+        self.size, self.seed, self.captions = size, seed, captions
 
     def load(self) -> Splits:
         """Render both splits into memory."""
@@ -92,20 +120,50 @@ class Shapes:
         count = self.counts[split]
         labels = np.arange(count) % len(SHAPES)
         unit = np.random.default_rng([self.seed, stream]).random((count, UNIFORMS), np.float32)
+        colours, sentences = self._described(stream, labels)
         pixels = np.empty((count, self.size, self.size, 3), np.uint8)
         at_once = max(1, min(CHUNK, CHUNK_PIXELS // self.size**2))
         for label, outline in enumerate(SHAPES.values()):
             members = np.flatnonzero(labels == label)
             for start in range(0, len(members), at_once):
                 chunk = members[start : start + at_once]
-                pixels[chunk] = _draw(unit[chunk], self.size, outline)
+                own = None if colours is None else colours[chunk]
+                pixels[chunk] = _draw(unit[chunk], self.size, outline, own)
         # Not of the pixels: another processor may round one of them another way, and these are the same images.
         key = f"shapes {split} {count} {self.size} px seed {self.seed}"
-        return ImageStore.of(pixels, {"labels": columns.labels(labels, list(SHAPES))}, key=key)
+        known = {"labels": columns.labels(labels, list(SHAPES))}
+        if sentences:
+            key, known = f"{key} captions", known | {"captions": columns.captions(sentences)}
+        return ImageStore.of(pixels, known, key=key)
+
+    def _described(self, stream: int, labels: np.ndarray) -> tuple[np.ndarray | None, list[list[str]]]:
+        """The colour of every image, [N, 3], and its sentences; None and no sentences where they have no captions."""
+        if not self.captions:
+            return None, []
+        unit = np.random.default_rng([self.seed, stream, 1]).random((len(labels), 1 + len(SENTENCES)))
+        colour = (unit[:, 0] * len(COLOURS)).astype(int)
+        names, shapes = list(COLOURS), list(SHAPES)
+        sentences = []
+        for image, label in enumerate(labels):
+            shape = shapes[label]
+            words = {"colour": names[colour[image]], "shape": shape, "shapes": PLURALS.get(shape, f"{shape}s")}
+            chosen = np.sort(np.argsort(unit[image, 1:])[:CAPTIONS])
+            sentences.append([_with_article(SENTENCES[sentence].format(**words)) for sentence in chosen])
+        return np.array(list(COLOURS.values()))[colour], sentences
 
 
-def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field]) -> np.ndarray:
-    """Images uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers."""
+def _with_article(sentence: str) -> str:
+    """With "an" before a vowel."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", sentence)
+
+
+def _draw(
+    unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field], colours: np.ndarray | None
+) -> np.ndarray:
+    """Images uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers.
+
+    colours: [B, 3], nearly that of all copies in an image; None: each copy has its own.
+    """
     numbers = iter(np.moveaxis(unit, 1, 0)[:, :, None, None])
 
     def uniform(low: float, high: float) -> np.ndarray:
@@ -131,5 +189,7 @@ def _draw(unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field])
             cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
             distance = outline(x * cos + y * sin, y * cos - x * sin) * radius  # in half image widths
             cover = np.clip(0.5 - distance * size / 2, 0, 1)[..., None]  # one pixel of anti-aliasing
-            image = cover * colour(0, 0.5) + (1 - cover) * image
+            mine = None if colours is None else np.clip(colours[:, None, None] + colour(-NEARLY, NEARLY), 0, 1)
+            ink = colour(0, 0.5) if mine is None else mine
+            image = cover * ink + (1 - cover) * image
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)

@@ -73,7 +73,7 @@ class Finetune(Protocol):
     """
 
     name = "finetune"
-    reads_features = False
+    reads = ()
 
     def __init__(
         self, labels: float, lr: Sequence[float], epochs: int, batch_size: int, crop_scale: Sequence[float]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -18,11 +19,13 @@ from simclr.augment.plain import Plain
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.features import AS_STORED, are_finite, extract_with_cache, frozen
+from simclr.models.text import TextTransformer
 from simclr.system import distributed
 
 T = TypeVar("T")
 
 DRAWS = 10_000  # of a bootstrap
+TEXTS = 512  # sentences embedded at once
 ACCURACY_WORDS = (
     "balanced_top1: mean over classes of each one's top-1; majority_top1: the largest training class for every image; "
     "interval: 95 % Clopper-Pearson (exact binomial) over validation images"
@@ -35,7 +38,7 @@ class Subject:
 
     encoder: images float [B, 3, H, W] in [0, 1] to features [B, F]. head: what to put behind it before judging,
     features to embeddings; None judges the features themselves. cache: the folder that keeps features.
-    plain: how the encoder is shown images.
+    plain: how the encoder is shown images. text: sentences to embeddings in the head's space, where there is one.
     """
 
     encoder: nn.Module
@@ -45,29 +48,56 @@ class Subject:
     device: torch.device
     cache: Path
     plain: Plain = AS_STORED
+    text: TextTransformer | None = None
+
+    @property
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Of the training and of the validation images, as `features_of` has them."""
+        return self.features_of["train"], self.features_of["val"]
 
     @cached_property
-    def features(self) -> tuple[Tensor, Tensor]:
-        """Of the training and of the validation images: float32 [N, F].
+    def features_of(self) -> Features:
+        """Features of "train" and "val", float32 [N, F], extracted when they are first asked for.
 
         Several processes share their extraction, so all have to ask; the first alone gets them. What is kept on disk
         are the encoder's features, whatever the protocol and whether there is a head.
         """
-        images = {"training": self.train, "validation": self.val}
-        both = [
-            extract_with_cache(self.encoder, store, self.device, self.cache, f"Features of {name} images", self.plain)
-            for name, store in images.items()
-        ]
-        if self.head is not None and distributed.rank() == 0:
-            with frozen(self.head):
-                both = [self.head(features) for features in both]
-        return both[0], both[1]
+        return Features(self)
+
+    @torch.no_grad()
+    def sentences(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of sentences by the text tower, of length 1: float32 [N, D]."""
+        assert self.text is not None, "Protocol.parts"
+        with frozen(self.text):
+            parts = [
+                self.text(self.text.tokens(texts[i : i + TEXTS]).ids.to(self.device))
+                for i in range(0, len(texts), TEXTS)
+            ]
+        return F.normalize(torch.cat(parts), dim=1)
 
     def labels(self) -> tuple[Tensor, Tensor]:
         """Of the training and of the validation images: int64 [N]."""
         assert self.train.labels is not None, "Protocol.check"
         assert self.val.labels is not None, "Protocol.check"
         return torch.from_numpy(self.train.labels).to(self.device), torch.from_numpy(self.val.labels).to(self.device)
+
+
+class Features(dict[str, Tensor]):
+    """The features of a subject by split, each extracted when it is first asked for."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.subject = subject
+
+    def __missing__(self, split: str) -> Tensor:
+        who, store = self.subject, {"train": self.subject.train, "val": self.subject.val}[split]
+        title = f"Features of {'training' if split == 'train' else 'validation'} images"
+        features = extract_with_cache(who.encoder, store, who.device, who.cache, title, who.plain)
+        if who.head is not None and distributed.rank() == 0:
+            with frozen(who.head):
+                features = who.head(features)
+        self[split] = features
+        return features
 
 
 class Judgement(NamedTuple):
@@ -82,12 +112,14 @@ class Protocol:
     """A way to judge an encoder. Constructors check their own settings and raise InputError.
 
     name: names the result's file. needs: columns that training and validation images must have.
-    reads_features: whether `judge` reads the subject's features, or just its encoder.
+    parts: of the method that it judges, beside the backbone; with "head" the features are the head's embeddings.
+    reads: the splits, "train" and "val", whose features `judge` asks for; none where it uses the encoder itself.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
-    reads_features: ClassVar[bool] = True
+    parts: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[tuple[str, ...]] = ("train", "val")
 
     def suffix(self) -> str:
         """What to add to the result's file name, for settings that ask another question."""

@@ -60,6 +60,18 @@ class BatchNormHead(nn.Sequential):
         self.out_features = out_features
 
 
+class LinearHead(nn.Linear):
+    """A projection without bias, as CLIP's towers end in (Radford et al. 2021, section 2.3).
+
+    Features [B, in_features] to embeddings [B, out_features], not normalised. Raises ValueError for a size out of
+    range.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        check_sizes(in_features=in_features, out_features=out_features)
+        super().__init__(in_features, out_features, bias=False)
+
+
 class NoHead(nn.Identity):
     """A head that changes nothing: the loss compares the features themselves."""
 

@@ -105,7 +105,7 @@ def find_outcomes(sweep: Sweep) -> list[Outcome]:
         # A headline number is known by its name, or by the interval that stands beside it.
         if key in HEADLINES or {f"{column}_low", f"{column}_high"} <= set(sweep.numbers):
             label = f"{name} {HEADLINES.get(key, key.replace('_', ' '))}"
-            found.append(Outcome(column, label, "points" if "top" in key else ""))
+            found.append(Outcome(column, label, "points" if re.search(r"top|_r\d+$", key) else ""))
     return [o for o in [*_comparable(sweep, found), *scalars(sweep)] if not _repeats_top1(sweep, o)]
 
 

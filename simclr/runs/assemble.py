@@ -32,6 +32,8 @@ ROOMS = {
     "backbone": "simclr.models.",
     "data": "simclr.data.",
     "head": "simclr.models.",
+    "text": "simclr.models.",
+    "tokenizer": "simclr.models.",
 }
 
 
@@ -60,12 +62,15 @@ def assemble(config: DictConfig) -> Assembly:
     return Assembly(source, augmentation, method)
 
 
-def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = (), part: str = "backbone") -> dict[str, Any]:
+def reassemble(
+    checkpoint: Mapping[str, Any], trained: Collection[str] = (), part: str = "backbone", text: bool = False
+) -> dict[str, Any]:
     """The backbone and the head that a checkpoint's own configuration describes, as its run's seed made them.
 
     trained: which of them get the checkpoint's weights. part: whose, where a method has several of a kind: with
-    "target_backbone" they are the target's. The method itself is not built: it may be anybody's. Raises InputError
-    where the configuration names what is no part of this project, where the weights are others', and for another part.
+    "target_backbone" they are the target's. text: whether the text tower is wanted as well, with the words that it has
+    learned. The method itself is not built: it may be anybody's. Raises InputError where the configuration names what
+    is no part of this project, where the weights are others', for another part, and where there is no text tower.
     """
     names = {key.partition(".")[0] for key in checkpoint["state_dict"]}
     backbones = sorted(name for name in names if name.endswith("backbone"))
@@ -81,12 +86,25 @@ def reassemble(checkpoint: Mapping[str, Any], trained: Collection[str] = (), par
     backbone = backbone_factory(described)()  # first, as in a method: both draw from one seed
     stored = {"backbone": part, "head": part.removesuffix("backbone") + "head"}
     parts = {"backbone": backbone, "head": build(own_part(config, "head"), in_features=backbone.num_features)}
+    if text:
+        parts["text"] = _text_tower(config, parts["head"].out_features)
+        parts["text"].set_extra_state(checkpoint["state_dict"].get("text._extra_state"))
     for name in trained:
         try:
-            parts[name].load_state_dict(weights_of(checkpoint, stored[name]))
+            parts[name].load_state_dict(weights_of(checkpoint, stored.get(name, name)))
         except RuntimeError as error:
             raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
     return parts
+
+
+def _text_tower(config: Mapping[str, Any], out_features: int) -> Any:
+    """The text tower of a configuration. Raises InputError where that has none."""
+    described = (config.get("method") or {}).get("text")
+    if not isinstance(described, dict):
+        raise InputError("this run has no text tower, so no sentence can be compared with its images; see method=clip")
+    plain = {key: value for key, value in described.items() if key not in ("tokenizer", "_partial_")}
+    tokenizer = build(own_part(config, "tokenizer"))
+    return build(own_part({"text": plain}, "text"), tokenizer=tokenizer, out_features=out_features)
 
 
 def check_sizes(backbone: nn.Module, sizes: Collection[int]) -> None:

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 # Every file that training, evaluation and drawing write into a run directory, as a path below it. Nothing else in it is
 # ever deleted.
-PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer")
-FIGURES = ("latent_space", "neighbours", "augmented_pairs")
+PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer", "zero_shot", "retrieval")
+FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
     r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.safetensors|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"

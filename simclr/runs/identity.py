@@ -22,7 +22,8 @@ COMPUTES, GOES_ON, RUNS = "computes", "goes on", "runs"
 # Images are known by the content key of their store, not by where they lie; rounding is no difference.
 KINDS: dict[str, str] = {
     **dict.fromkeys(
-        ("seed", "batch_size", "limit_images", "data", "augmentation", "backbone", "head", "method"), COMPUTES
+        ("seed", "batch_size", "limit_images", "data", "augmentation", "backbone", "head", "method", "tokenizer"),
+        COMPUTES,
     ),
     # The state of one optimiser is none of another's; AMSGrad keeps a third moment.
     **dict.fromkeys(("optimizer._target_", "optimizer.amsgrad"), COMPUTES),
@@ -32,7 +33,8 @@ KINDS: dict[str, str] = {
     # What users add may change what is learned: gradient clipping, early stopping.
     **dict.fromkeys(("trainer", "callbacks"), GOES_ON),
     # What these measure, and when, may decide when a callback of one's own ends a run: that is not told apart.
-    **dict.fromkeys(("callbacks.label_free", "callbacks.online_knn", "callbacks.progress", "logger", "evaluate"), RUNS),
+    **dict.fromkeys(("callbacks.label_free", "callbacks.online_knn", "callbacks.retrieval"), RUNS),
+    **dict.fromkeys(("callbacks.progress", "logger", "evaluate"), RUNS),
     **dict.fromkeys(("name", "output_root", "sweep", "resume", "requeue_exit_code", "hydra"), RUNS),
     **dict.fromkeys(("checkpoint_minutes", "keep_every_n_epochs", "threads"), RUNS),
     # Of images the content key says what came of these.
@@ -68,8 +70,9 @@ RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (_without_a_copy_of_on_
 # one renames no run.
 LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("on_nan", "stop", None),
-    ("data.bits", 16, "data.val_fraction"),
+    ("data.bits", 16, "data._target_=simclr.data.folder.ImageFolder"),
     ("scheduler.warmup_epochs", 0, "scheduler._target_=simclr.optim.schedules.cosine"),
+    ("data.captions", False, "data._target_=simclr.data.shapes.Shapes"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
     ("augmentation.blur_p", 1.0, "augmentation.crop_scale"),
     ("augmentation.interpolation", "bilinear", "augmentation.crop_scale"),

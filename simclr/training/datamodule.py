@@ -66,7 +66,7 @@ class StepLoader:
             start = step % len(self) * self.batch_size
             rows = order[start : start + self.batch_size][self.part]
             images = self.store.gather(rows.numpy())
-            columns = {name: self.store.columns[name].gather(rows.numpy()) for name in self.reads}
+            columns = {name: self._known(name, order, start, step) for name in self.reads}
             if self.pinned:
                 images, columns = images.pin_memory(), {name: column.pin_memory() for name, column in columns.items()}
             return Batch(images, rows, step, columns)
@@ -80,6 +80,14 @@ class StepLoader:
                 if self.step < end:
                     ahead = reader.submit(read, self.step)
                 yield batch
+
+    def _known(self, name: str, order: Tensor, start: int, step: int) -> Tensor:
+        """What is known of the images of this process; of several names one each, drawn for the batch as a whole."""
+        column, rows = self.store.columns[name], order[start : start + self.batch_size][self.part].numpy()
+        if not column.several:
+            return column.gather(rows)
+        random = generator(name, self.seed, step)
+        return column.draw(rows, torch.rand(self.batch_size, dtype=torch.float64, generator=random)[self.part])
 
     # Lightning takes a loader with these two for one that can go on in mid-epoch. There is nothing to keep: the step
     # comes from the trainer, in train_dataloader.

@@ -9,18 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from simclr.data.columns import labels
 from simclr.runs.assemble import assemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
 from simclr.runs.compose import CONFIGS, compose_config
 from tests.conftest import TINY_RUN, Run, only_run
-from tests.methods.test_every_method import METHODS, batch
+from tests.methods.test_every_method import KNOWN, METHODS, batch
 
 BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))
-NEEDED = {"timm": ("backbone.name=test_efficientnet",)}  # what a choice has no default of
+# What a choice has no default of, and what it learns from.
+NEEDED = {"timm": ("backbone.name=test_efficientnet",), "clip": ("data.captions=true",)}
 MANY_VIEWS = ("simclr", "byol")
 CHOICES = [
-    *(pytest.param((f"method={name}",), id=name) for name in METHODS),
+    *(pytest.param((f"method={name}", *NEEDED.get(name, ())), id=name) for name in METHODS),
     *(pytest.param((f"backbone={name}", *NEEDED.get(name, ())), id=name) for name in BACKBONES),
     *(pytest.param((f"method={name}", "augmentation=multicrop"), id=f"{name}-multicrop") for name in MANY_VIEWS),
 ]
@@ -63,7 +63,7 @@ def test_every_pair_takes_a_step(method, backbone):
     """In bfloat16; in float32 each method and each backbone goes the whole way."""
     choices = ("data=shapes", "data.size=32", f"method={method}", f"backbone={backbone}", *NEEDED.get(backbone, ()))
     assembly = assemble(compose_config(*choices))
-    assembly.method.prepare({"labels": labels([0, 1, 2], "abc")})
+    assembly.method.prepare(KNOWN)
     views = batch(assembly)
     learning = [parameter for group in assembly.method.parameter_groups() for parameter in group["params"]]
     with torch.autocast("cpu", torch.bfloat16):

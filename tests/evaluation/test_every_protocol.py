@@ -2,17 +2,23 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from torch import nn
 
 from simclr.data import columns
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol, Subject
 from simclr.models.backbone import resnet18_encoder
+from simclr.models.heads import LinearHead
+from simclr.models.text import TextTransformer
+from simclr.models.tokenizer import BytePairs
 from simclr.runs.compose import CONFIGS, build
 from simclr.runs.results import write_json
 
@@ -20,14 +26,26 @@ PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml"))
 
 
 def images(count: int, seed: int) -> ImageStore:
-    """Of three classes told by colour, with a box each."""
+    """Of three classes told by colour, with a box and two captions each."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     pixels = random.integers(0, 60, (count, 32, 32, 3), dtype=np.uint8)
     pixels[np.arange(count), :, :, labels] += 120
     corner = random.integers(0, 16, (count, 2))
     known = {"labels": columns.labels(labels, "rgb"), "boxes": columns.boxes(np.hstack([corner, corner + 12]))}
+    known["captions"] = columns.captions([[f"image {i}", f"one of class {i % 3}"] for i in range(count)])
     return ImageStore.of(pixels, known)
+
+
+def subject_of(protocol: Protocol, encoder: nn.Module, folder: Path) -> Subject:
+    """With a head and a text tower where it asks for them."""
+    head, text = LinearHead(512, 16), TextTransformer(BytePairs(512, True), 16, width=32, depth=1, heads=2, context=8)
+    text.learn_words(["image 1 2 3", "one of class"])
+    wanted = {"head": head, "text": text}
+    parts: dict[str, Any] = {name: part if name in protocol.parts else None for name, part in wanted.items()}
+    return Subject(
+        encoder, parts["head"], images(60, 0), images(30, 1), torch.device("cpu"), folder, text=parts["text"]
+    )
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -54,7 +72,7 @@ def test_it_answers_with_a_number_its_interval_and_words_and_leaves_the_encoder_
     torch.manual_seed(0)
     encoder = resnet18_encoder("standard")
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    subject = Subject(encoder, None, images(60, 0), images(30, 1), torch.device("cpu"), tmp_path)
+    subject = subject_of(protocol, encoder, tmp_path)
     numbers, words, lines = protocol.judge(subject)
     first = next(iter(numbers))
     assert numbers[f"{first}_low"] <= numbers[first] <= numbers[f"{first}_high"]

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from simclr.data.batch import Views
-from simclr.data.columns import labels
 from simclr.methods.base import Method
 from simclr.models.batch_norm import synchronise_batch_norm
 from simclr.runs.assemble import assemble
 from simclr.runs.compose import compose_config
 from simclr.system import distributed
-from tests.methods.test_every_method import METHODS
+from tests.methods.test_every_method import KNOWN, METHODS
 
 IMAGES = 8
 CASES = {name: (f"method={name}",) for name in METHODS} | {
-    "timm": ("backbone=timm", "backbone.name=test_efficientnet")  # batch norm with an activation in it
+    "timm": ("backbone=timm", "backbone.name=test_efficientnet"),  # batch norm with an activation in it
+    "same captions": ("method=clip", "method.same_caption=positive"),
 }
 
 
@@ -32,8 +32,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, images: list[Tensor], classes: Tensor) -> Tensor:
-        return self.method.compute(Views(images, {"labels": classes}))["loss"]
+    def forward(self, images: list[Tensor], columns: dict[str, Tensor]) -> Tensor:
+        return self.method.compute(Views(images, columns))["loss"]
 
 
 def step(*choices: str) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def step(*choices: str) -> dict[str, Tensor]:
     small = "head.out_features=16" if "out_features" in compose_config(*choices).head else "data.size=32"
     assembly = assemble(compose_config(*choices, "data=shapes", "data.size=32", small))
     method = assembly.method
-    method.prepare({"labels": labels([0, 1, 2], "abc")})
+    method.prepare(KNOWN)
     synchronise_batch_norm(method, "cpu").double()
     network: nn.Module = _Loss(method)
     if distributed.world_size() > 1:
@@ -51,7 +51,8 @@ def step(*choices: str) -> dict[str, Tensor]:
     views = [
         torch.rand(IMAGES, 3, r.size, r.size, generator=random).double()[part] for r in assembly.augmentation.views
     ]
-    loss = network(views, torch.arange(IMAGES)[part] % 3)
+    columns = {"labels": torch.arange(IMAGES) % 3, "captions": torch.arange(IMAGES) % 4}
+    loss = network(views, {name: column[part] for name, column in columns.items()})
     loss.backward()
     learning = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
     gradients = {f"gradient of {name}": p.grad.clone() for name, p in learning.items() if p.grad is not None}

@@ -6,12 +6,17 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from simclr.data.batch import Views
-from simclr.data.columns import labels
+from simclr.data.columns import Column, captions, labels
 from simclr.runs.assemble import Assembly, assemble
 from simclr.runs.compose import CONFIGS
 
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 IMAGES = 6
+# What methods read of three images, the classes and captions of all others.
+KNOWN: dict[str, Column] = {
+    "labels": labels([0, 1, 2], "abc"),
+    "captions": captions([["a red star", "stars, all of them red"], ["a blue ring"], ["some black bars"]]),
+}
 
 
 @pytest.fixture(params=METHODS)
@@ -19,15 +24,15 @@ def assembly(request) -> Assembly:
     overrides = [f"method={request.param}", "data=shapes", "data.size=32"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         assembly = assemble(compose("train", overrides))
-    assembly.method.prepare({"labels": labels([0, 1, 2], "abc")})
+    assembly.method.prepare(KNOWN)
     return assembly
 
 
 def batch(assembly: Assembly) -> Views:
-    """Views of the sizes that its augmentation makes, and labels."""
+    """Views of the sizes that its augmentation makes, labels and captions."""
     torch.manual_seed(0)
     images = [torch.rand(IMAGES, 3, recipe.size, recipe.size) for recipe in assembly.augmentation.views]
-    return Views(images, {"labels": torch.arange(IMAGES) % 3})
+    return Views(images, {"labels": torch.arange(IMAGES) % 3, "captions": torch.arange(IMAGES) % 4})
 
 
 def test_it_describes_what_it_computes(assembly):
