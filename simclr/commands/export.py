@@ -16,15 +16,71 @@ from simclr.runs.compose import CONFIGS
 
 log = logging.getLogger(__name__)
 
+# The files of a folder that open_clip loads: these two are its names; the tokenizer is in the format of tokenizers.
+OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")
+
 
 def export(config: DictConfig) -> None:
+    """Write what `format` asks for of one checkpoint, and say how it is loaded."""
+    formats = {"torchvision": export_part, "open_clip": export_towers}
+    if config.format not in formats:
+        raise InputError(f"format={config.format} is not known; choose {' or '.join(formats)}")
+    quiet_libraries()
+    formats[config.format](config)
+
+
+def export_towers(config: DictConfig) -> None:
+    """Write the image and the text tower of a CLIP run into a folder that open_clip loads by itself."""
+    from safetensors.torch import save_file
+
+    from simclr.models.open_clip import open_clip_config, open_clip_weights
+    from simclr.runs.assemble import reassemble, shown_as
+    from simclr.runs.checkpoint import locate
+    from simclr.runs.identity import upgraded
+    from simclr.runs.place import results_place
+    from simclr.system.files import replacing
+
+    if config.part != "backbone":
+        raise InputError(f"part={config.part} is not for format=open_clip, which takes both towers; leave it out")
+    (_, checkpoint), run_dir, _ = locate(config.run, config.ckpt)
+    parts = reassemble(checkpoint, ["backbone", "head", "text"], text=True)
+    text = parts["text"]
+    try:
+        about = open_clip_config(upgraded(checkpoint["config"])["backbone"], text, shown_as(checkpoint))
+        weights = open_clip_weights(parts["backbone"], parts["head"], text, checkpoint["state_dict"]["logit_scale"])
+    except ValueError as error:
+        raise InputError(f"format=open_clip is not for this run: {error}") from error
+    folder = (
+        results_place(run_dir, None) / "open_clip" if config.output is None else Path(str(config.output)).expanduser()
+    )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output={folder} is a file; format=open_clip writes a folder, so give the name of one")
+    strange = [path.name for path in folder.glob("*") if path.name not in OPEN_CLIP]
+    if strange:
+        raise InputError(
+            f"output={folder} holds other files, {sorted(strange)[0]} first; give a new or an empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    config_json, weights_file, tokenizer = (folder / name for name in OPEN_CLIP)
+    with replacing(config_json) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    with replacing(weights_file) as unfinished:
+        save_file(weights, unfinished)
+    with replacing(tokenizer) as unfinished:
+        unfinished.write_text(text.learned, encoding="utf-8")
+    log.info("Both towers, step %d of %s: %s", checkpoint["global_step"], run_dir, folder)
+    log.info(
+        "Load them with:\n    model, _, preprocess = open_clip.create_model_and_transforms(%r)", f"local-dir:{folder}"
+    )
+
+
+def export_part(config: DictConfig) -> None:
     """Write one part of one checkpoint as safetensors, and say how it is loaded."""
     from simclr.runs.assemble import reassemble
     from simclr.runs.checkpoint import EXPORTED, export_backbone, locate
     from simclr.runs.identity import upgraded
     from simclr.runs.place import results_place
 
-    quiet_libraries()
     (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
     backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
     settings = upgraded(checkpoint["config"])

@@ -69,7 +69,7 @@ def open_subject(config: DictConfig) -> Subject:
 
     from simclr.commands.drawings import Subject
     from simclr.data.checks import warn_of_doubts
-    from simclr.figures.words import display_names
+    from simclr.data.words import display_names
     from simclr.runs.assemble import shown_as
     from simclr.runs.checkpoint import locate
     from simclr.runs.images import open_images

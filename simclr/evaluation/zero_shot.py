@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.errors import InputError
+from simclr.data.files.archive import path_of
+from simclr.data.templates import check_templates
+from simclr.data.words import spoken
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
     Judgement,
@@ -24,21 +26,21 @@ class ZeroShot(Protocol):
     """Top-1 and top-5 without a single label: nothing is fitted (section 3.1.4 of the paper).
 
     templates: sentences with {} for a class's name; a class is the mean of all of them, each of length 1.
+    words: what classes are called, as in data/words.py `spoken`; None: by their names.
     """
 
     name = "zero_shot"
     parts = frozenset({"head", "text"})
     reads = ("val",)
 
-    def __init__(self, templates: Sequence[str]) -> None:
-        usable = isinstance(templates, Sequence) and not isinstance(templates, str) and len(templates) > 0
-        if not usable or not all(isinstance(text, str) and text.count("{}") == 1 for text in templates):
-            raise InputError(f"protocol.templates={templates} is not usable; it lists sentences, each with one {{}}")
+    def __init__(self, templates: Sequence[str], words: str | None = None) -> None:
+        check_templates(templates)
         self.templates = templates
+        self.words = None if words is None else path_of("words", words)
 
     def judge(self, subject: Subject) -> Judgement:
         images = subject.features_of["val"]
-        names = [name.replace("_", " ") for name in subject.val.classes]
+        names = spoken(subject.val.classes, self.words)
         classes = self.classes(subject, names)
         check_features(images, classes)
         train_labels, labels = subject.labels()

@@ -38,7 +38,7 @@ class TextTransformer(nn.Module):
             raise ValueError(f"context={context} is not usable; it is a whole number from 3 to {MAX_CONTEXT}")
         if not is_whole(heads) or heads < 1 or width % heads:
             raise ValueError(f"heads={heads} is not usable; it is a whole number that divides width={width}")
-        self.tokenizer, self.context, self.out_features = tokenizer, context, out_features
+        self.tokenizer, self.context, self.heads, self.out_features = tokenizer, context, heads, out_features
         self.token_embedding = nn.Embedding(tokenizer.vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
         self.transformer = _Blocks(width, depth, heads)

@@ -51,6 +51,8 @@ def assemble(config: DictConfig) -> Assembly:
     Raises InputError for what cannot be built, and for views that the method cannot learn from.
     """
     source, augmentation = build(config.data), build(config.augmentation)
+    if config.get("captions"):
+        source = build(config.captions, source=source)
     parts = {name: factory(config[name]) for name in ("head", "optimizer", "scheduler")}
     pl.seed_everything(config.seed, verbose=False)
     method: Method = build(config.method, backbone=backbone_factory(config.backbone), **parts)

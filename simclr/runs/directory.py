@@ -28,9 +28,10 @@ RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
     r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.safetensors|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
     r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
+    r"|open_clip/(open_clip_config\.json|open_clip_model\.safetensors|tokenizer\.json)"
     rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
 )
-FOLDERS = ("checkpoints", "evaluation", "features", "figures")
+FOLDERS = ("checkpoints", "evaluation", "features", "figures", "open_clip")
 BEGINNING = re.compile(r"config\.yaml|images\.json|train\.log|\.lock(\..+)?")  # what a run has before it trains
 UNFINISHED = re.compile(rf"(config\.yaml|images\.json|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
 

@@ -22,7 +22,18 @@ COMPUTES, GOES_ON, RUNS = "computes", "goes on", "runs"
 # Images are known by the content key of their store, not by where they lie; rounding is no difference.
 KINDS: dict[str, str] = {
     **dict.fromkeys(
-        ("seed", "batch_size", "limit_images", "data", "augmentation", "backbone", "head", "method", "tokenizer"),
+        (
+            "seed",
+            "batch_size",
+            "limit_images",
+            "data",
+            "augmentation",
+            "backbone",
+            "head",
+            "method",
+            "captions",
+            "tokenizer",
+        ),
         COMPUTES,
     ),
     # The state of one optimiser is none of another's; AMSGrad keeps a third moment.
@@ -39,6 +50,7 @@ KINDS: dict[str, str] = {
     **dict.fromkeys(("checkpoint_minutes", "keep_every_n_epochs", "threads"), RUNS),
     # Of images the content key says what came of these.
     **dict.fromkeys(("data.root", "data.store", "data.download", "data.on_broken"), RUNS),
+    "captions.words": RUNS,
     "backbone.pretrained_path": RUNS,  # of weights to begin with, backbone.pretrained_digest
     **dict.fromkeys(("backbone.small_maps", "optimizer.fused", "compile"), RUNS),
     # Several processes train as one. trainer.max_epochs stands for epochs.
@@ -47,7 +59,7 @@ KINDS: dict[str, str] = {
 }
 
 # Kept absolute, so that they name the same place from every working directory.
-PATHS = ("data.root", "data.store", "backbone.pretrained_path")
+PATHS = ("data.root", "data.store", "captions.words", "backbone.pretrained_path")
 
 # How a configuration of an earlier version becomes today's, in order. A part that has moved, by the beginning of its
 # `_target_`:

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
 from tests.conftest import TINY_RUN, Run, image_bytes, only_run, scalars, write_folder
 
@@ -112,3 +114,41 @@ def test_captions_on_disk_are_learned_from_judged_and_found_again(run: Run, tmp_
     root.rename(tmp_path / "moved")
     run("linear_eval.py", f"run={run_dir}", "protocol=retrieval", f"data.root={tmp_path / 'moved'}")
     assert "has finished already" in run("train.py", *own[:2], f"data.root={tmp_path / 'moved'}", *own[3:]).stdout
+
+
+def test_open_clip_loads_both_towers_and_agrees(run: Run, tmp_path):
+    """Images and sentences get the same embeddings from open_clip's own model, made of the folder alone."""
+    import open_clip
+    from tokenizers import Tokenizer
+
+    run("train.py", *CLIP, "epochs=1")
+    run_dir = only_run(tmp_path / "outputs")
+    done = run("simclr.export", f"run={run_dir}", "format=open_clip", "output=towers")
+    assert "open_clip.create_model_and_transforms('local-dir:towers')" in done.stdout
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'towers'}")
+    model.eval()
+    checkpoint = load_checkpoint(last_checkpoint(run_dir))
+    parts = reassemble(checkpoint, ["backbone", "head", "text"], text=True)
+    for part in parts.values():
+        part.eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
+    shown = torch.stack([preprocess(Image.fromarray(image)) for image in pixels])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(shown, images, rtol=0, atol=1e-6)
+    tokens = parts["text"].tokens(["a red star", "two blue rings"]).ids
+    with torch.no_grad():
+        ours = parts["head"](parts["backbone"](images)), parts["text"](tokens)
+        theirs = model.encode_image(shown), model.encode_text(tokens)
+        assert model.logit_scale.item() == checkpoint["state_dict"]["logit_scale"].item()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    words = Tokenizer.from_file(str(tmp_path / "towers" / "tokenizer.json")).encode("a red star").ids
+    assert tokens[0, 1 : 1 + len(words)].tolist() == words
+
+    for wrong, said in (
+        (("part=target_backbone",), "part=target_backbone is not for format=open_clip"),
+        (("format=onnx",), "format=onnx is not known"),
+        ((f"output={run_dir}",), "holds other files"),
+    ):
+        asked = ("simclr.export", f"run={run_dir}", "format=open_clip", *wrong)
+        assert said in error_of(run(*asked, check=False))

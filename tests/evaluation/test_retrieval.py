@@ -104,7 +104,7 @@ def test_a_class_is_the_mean_of_its_sentences(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("templates", [[], ["no place"], ["{} and {}"], "a {}", [3]])
 def test_templates_without_one_place_are_refused(templates):
-    with pytest.raises(InputError, match=r"protocol.templates=.* is not usable"):
+    with pytest.raises(ValueError, match=r"templates=.* is not usable"):
         ZeroShot(templates)
 
 

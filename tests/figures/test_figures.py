@@ -13,11 +13,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from simclr.augment.augmentation import Augmentation
 from simclr.data.shapes import Shapes
+from simclr.data.words import display_names
 from simclr.errors import InputError
 from simclr.figures import latent_space, neighbours, pairs
 from simclr.figures.figure import shortened
 from simclr.figures.stages import stages
-from simclr.figures.words import display_names
 from simclr.report.palette import BLUE, MAX_SYMBOLS, VERMILION, symbol
 from simclr.runs.checkpoint import Loaded, epoch_weights, last_checkpoint
 from simclr.runs.compose import CONFIGS, build
