@@ -83,10 +83,11 @@ def test_what_has_no_captions_or_no_text_tower_is_refused(run: Run, tmp_path):
 
 @pytest.mark.slow
 def test_the_quickstart_names_shapes_that_nobody_labelled(run: Run, tmp_path):
-    """Zero-shot accuracy of ten shapes ends far above chance, 10 %."""
-    run("train.py", "experiment=clip_quickstart", "callbacks.progress=null")
+    """Zero-shot accuracy of ten shapes is far above chance, 10 %, after three of the five epochs already."""
+    unwatched = [f"callbacks.{name}=null" for name in ("progress", "label_free", "online_knn", "retrieval")]
+    run("train.py", "experiment=clip_quickstart", "epochs=3", "evaluate=[zero_shot]", *unwatched)
     found = json.loads((only_run(tmp_path / "outputs") / "zero_shot_eval.json").read_text("utf-8"))
-    assert found["top1_low"] > 3 * found["chance_top1"]
+    assert found["top1_low"] > 2 * found["chance_top1"]
 
 
 def test_its_sheet_of_retrievals_is_drawn(run: Run, tmp_path):
