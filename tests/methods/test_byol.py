@@ -94,7 +94,7 @@ def test_it_learns(run: Run, tmp_path):
 
     In the first epoch of a run as short as this the embeddings spread along few directions, and theirs may ring.
     """
-    said = run("train.py", *LEARNING, "epochs=4").stdout
+    said = run("train.py", *LEARNING, "epochs=4", "callbacks.online_knn.every_n_epochs=4").stdout
     assert not re.findall(r"Epoch [234]: .*COLLAPSED", said)
     assert "seems to have learned nothing" not in said
     curve = [value for _, value in scalars(only_run(tmp_path / "outputs"))["val/knn_top1"]]
@@ -103,5 +103,6 @@ def test_it_learns(run: Run, tmp_path):
 
 @pytest.mark.slow
 def test_without_predictor_and_momentum_it_collapses_and_the_alarm_says_so(run: Run):
-    done = run("train.py", *LEARNING[:2], *LEARNING[3:], "method.predictor=null", "method.momentum=0", "epochs=1")
+    without = ("method.predictor=null", "method.momentum=0", "callbacks.online_knn=null")
+    done = run("train.py", *LEARNING[:2], *LEARNING[3:], *without, "epochs=1")
     assert "COLLAPSED" in done.stdout
