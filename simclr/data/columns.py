@@ -29,6 +29,10 @@ class Column:
         """Whether an image has several names, of which one is drawn a step."""
         return bool(self.names) and self.values.ndim == 2
 
+    def texts(self) -> list[str]:
+        """The names of all images in their order, where an image has several."""
+        return [self.names[i] for start, end in self.values for i in range(start, end)]
+
     def gather(self, indices: np.ndarray) -> Tensor:
         """The rows at `indices`, copied, as a tensor [B, ...]."""
         return torch.from_numpy(self.values[indices])

@@ -10,15 +10,14 @@ import numpy as np
 from simclr.checks import is_finite, is_whole
 from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.files.archive import Archive, FolderArchive, path_of
+from simclr.data.files.archive import FolderArchive, path_of
 from simclr.data.files.contents import shown
-from simclr.data.files.packed import TarArchive, ZipArchive, is_tar
+from simclr.data.files.packed import open_archive
 from simclr.data.files.pixels import BITS, image_endings
 from simclr.data.layout import alike, plan_of
 from simclr.data.opening import check_on_broken, open_store
 from simclr.data.split import disputed, stratified_split
 from simclr.data.store import ImageStore, Splits, check_size
-from simclr.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class ImageFolder:
 
     def load(self) -> Splits:
         """Open the store, after decoding the images if need be. Raises InputError for unusable data."""
-        archive = self._archive()
+        archive = open_archive(self.root, image_endings())
         images = open_store(
             archive,
             self.size,
@@ -87,20 +86,6 @@ class ImageFolder:
             else "no labels (which take folders of two classes)",
         )
         return images
-
-    def _archive(self) -> Archive:
-        endings = image_endings()
-        if self.root.is_dir():
-            return FolderArchive(self.root, endings)
-        if not self.root.is_file():
-            raise InputError(f"data.root={shown(self.root)} does not exist; give a folder, a zip or a tar of images")
-        if is_tar(self.root):
-            return TarArchive(self.root, endings)
-        if self.root.suffix.lower() == ".zip":
-            return ZipArchive(self.root, endings)
-        raise InputError(
-            f"data.root={shown(self.root)} is not a folder, nor a zip or a tar; give one that holds images"
-        )
 
     def _split(self, every: ImageStore, labels: np.ndarray) -> Splits:
         repeats, unclear = len(every) - len(np.unique(every.digests)), disputed(labels, every.digests).sum()

@@ -16,9 +16,9 @@ from simclr.data import columns
 from simclr.data.caption_tables import ENDINGS, Finder, Row, Table
 from simclr.data.checks import in_both, leak_words, listed
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.files.archive import Archive, FolderArchive, path_of
+from simclr.data.files.archive import Archive, path_of
 from simclr.data.files.contents import ending, shown
-from simclr.data.files.packed import TarArchive, ZipArchive, is_tar
+from simclr.data.files.packed import open_archive
 from simclr.data.files.pixels import image_endings
 from simclr.data.layout import ROLES
 from simclr.data.opening import check_on_broken, open_store
@@ -76,7 +76,7 @@ class ImageText:
 
     def load(self) -> Splits:
         """Open the store, after decoding the images if need be. Raises InputError for unusable data."""
-        archive = self._archive()
+        archive = open_archive(self.root, image_endings() | ENDINGS)
         elsewhere = {key: path for key, table in self.tables.items() if (path := self._elsewhere(key, table))}
         settings = [*self.columns.items(), ("encoding", self.encoding), *self.tables.items()]
         settings += [(key, hashlib.sha256(path.read_bytes()).hexdigest()) for key, path in elsewhere.items()]
@@ -104,18 +104,6 @@ class ImageText:
             *(f"{count:,}" for count in counts),
         )
         return images
-
-    def _archive(self) -> Archive:
-        endings = image_endings() | ENDINGS
-        if self.root.is_dir():
-            return FolderArchive(self.root, endings)
-        if not self.root.is_file():
-            raise InputError(f"data.root={shown(self.root)} does not exist; give a folder, a zip or a tar of images")
-        if is_tar(self.root):
-            return TarArchive(self.root, endings)
-        if self.root.suffix.lower() == ".zip":
-            return ZipArchive(self.root, endings)
-        raise InputError(f"data.root={shown(self.root)} is no folder, zip or tar; give one that holds the images")
 
     def _elsewhere(self, key: str, table: str) -> Path | None:
         """The path of a table that does not lie in root; None for one that does, or would."""

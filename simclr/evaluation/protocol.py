@@ -25,7 +25,6 @@ from simclr.system import distributed
 T = TypeVar("T")
 
 DRAWS = 10_000  # of a bootstrap
-TEXTS = 512  # sentences embedded at once
 ACCURACY_WORDS = (
     "balanced_top1: mean over classes of each one's top-1; majority_top1: the largest training class for every image; "
     "interval: 95 % Clopper-Pearson (exact binomial) over validation images"
@@ -64,16 +63,11 @@ class Subject:
         """
         return Features(self)
 
-    @torch.no_grad()
     def sentences(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of sentences by the text tower, of length 1: float32 [N, D]."""
         assert self.text is not None, "Protocol.parts"
         with frozen(self.text):
-            parts = [
-                self.text(self.text.tokens(texts[i : i + TEXTS]).ids.to(self.device))
-                for i in range(0, len(texts), TEXTS)
-            ]
-        return F.normalize(torch.cat(parts), dim=1)
+            return F.normalize(self.text.embed(texts), dim=1)
 
     def labels(self) -> tuple[Tensor, Tensor]:
         """Of the training and of the validation images: int64 [N]."""

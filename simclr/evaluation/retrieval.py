@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
     def of(cls, store: ImageStore) -> Pairs:
         """All captions of a store's images; what two images have in common is one sentence of both."""
         column = store.columns["captions"]
-        texts = [column.names[i] for start, end in column.values for i in range(start, end)]
+        texts = column.texts()
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         sentence = torch.tensor([number[text] for text in texts])
         image = torch.from_numpy(np.repeat(np.arange(len(store)), np.diff(column.values)[:, 0]))

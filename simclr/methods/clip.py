@@ -128,7 +128,7 @@ class CLIP(Method):
     def prepare(self, columns: Mapping[str, Column]) -> None:
         captions = columns["captions"]
         self.sentences = captions.names
-        self.text.learn_words([captions.names[i] for start, end in captions.values for i in range(start, end)])
+        self.text.learn_words(captions.texts())
         self._read()
 
     def _read(self) -> None:

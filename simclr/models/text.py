@@ -15,6 +15,7 @@ from simclr.models.tokenizer import Tokenizer, Tokens
 
 MAX_WIDTH, MAX_DEPTH, MAX_CONTEXT = 4096, 64, 1024
 DIGEST = 32  # bytes of SHA-256
+AT_ONCE = 512  # sentences that are embedded together
 
 
 class TextTransformer(nn.Module):
@@ -72,6 +73,11 @@ class TextTransformer(nn.Module):
     def tokens(self, sentences: Sequence[str]) -> Tokens:
         """Sentences as the tower reads them: int64 [N, context]."""
         return self.tokenizer.encode(sentences, self.context)
+
+    def embed(self, sentences: Sequence[str]) -> Tensor:
+        """Embeddings of sentences, [N, out_features], some at a time, on the tower's device."""
+        tokens = self.tokens(sentences).ids.to(self.text_projection.device)
+        return torch.cat([self(part) for part in tokens.split(AT_ONCE)])
 
     def forward(self, tokens: Tensor) -> Tensor:
         end = (tokens == self.tokenizer.end).int().argmax(dim=1)

@@ -7,12 +7,10 @@ import math
 from typing import cast
 
 import pytorch_lightning as pl
-import torch
 
 from simclr.checks import is_whole
 from simclr.errors import InputError
 from simclr.evaluation.features import are_finite, extract, frozen
-from simclr.evaluation.protocol import TEXTS
 from simclr.evaluation.retrieval import Pairs, ranks
 from simclr.methods.base import Method
 from simclr.models.text import TextTransformer
@@ -55,9 +53,7 @@ class OnlineRetrieval(PeriodicMeasure):
         features = extract(parts["backbone"], store, method.device, prepare=data.plain)
         with frozen(parts["head"]), frozen(text):
             images = parts["head"](features)
-            captions = torch.cat(
-                [text(part.to(method.device)) for part in text.tokens(pairs.sentences).ids.split(TEXTS)]
-            )
+            captions = text.embed(pairs.sentences)
         if not are_finite(images, captions):
             log.warning("Epoch %d: the embeddings are not finite, so there is no recall.", epoch)
             return {"val/image_to_text_r1": math.nan, "val/text_to_image_r1": math.nan}

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import IO, Any
 
-from simclr.data.files.archive import Damaged
+from simclr.data.files.archive import Archive, Damaged, FolderArchive
 from simclr.data.files.contents import PassedOver, shown
 from simclr.errors import InputError
 
@@ -218,3 +218,16 @@ class TarArchive(_Packed):
         if len(data) < size:
             raise Damaged(self, name, "is cut short")
         return data
+
+
+def open_archive(root: Path, endings: Set[str]) -> Archive:
+    """The images that data.root names: a folder, a zip or a tar. Raises InputError where it is none of them."""
+    if root.is_dir():
+        return FolderArchive(root, endings)
+    if not root.is_file():
+        raise InputError(f"data.root={shown(root)} does not exist; give a folder, a zip or a tar of images")
+    if is_tar(root):
+        return TarArchive(root, endings)
+    if root.suffix.lower() == ".zip":
+        return ZipArchive(root, endings)
+    raise InputError(f"data.root={shown(root)} is not a folder, nor a zip or a tar; give one that holds images")
