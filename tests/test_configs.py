@@ -233,7 +233,7 @@ def test_help_shows_commands_and_groups(run: Run, script):
     help_text = run(script, "--help").stdout
     assert f"python {script}" in help_text
     if script == "train.py":
-        assert "augmentation: baseline, byol, clip, modified, multicrop" in help_text
+        assert "augmentation: baseline, byol, clip, modified, multicrop, slip" in help_text
 
 
 def test_a_notebook_composes_what_the_command_does(run: Run):

@@ -86,10 +86,13 @@ class Method(pl.LightningModule):
     def check(self, augmentation: Augmentation) -> None:
         """Raise ValueError where the method cannot learn from such views."""
 
-    def project(self, images: Tensor) -> Tensor:
-        """Embeddings [B, D] of one view [B, 3, H, W], which goes through backbone and head by itself."""
+    def project(self, images: Tensor, head: nn.Module | None = None) -> Tensor:
+        """Embeddings [B, D] of one view [B, 3, H, W], which goes through backbone and head by itself.
+
+        head: another than the method's, where it has several.
+        """
         # Convolutions of this depth run up to twice as fast with the channels innermost, on a CPU as on a GPU.
-        return self.head(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+        return (head or self.head)(self.backbone(images.contiguous(memory_format=torch.channels_last)))
 
     def compute(self, views: Views) -> Mapping[str, Tensor]:
         """The scalars of one batch by name: "loss", which is minimised, and whatever else `scalars` describes.

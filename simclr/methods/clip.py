@@ -1,4 +1,4 @@
-"""CLIP: learning transferable visual models from natural language supervision (Radford et al. 2021)."""
+"""CLIP: learning transferable visual models from natural language supervision (Radford et al. 2021); and SLIP."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr.augment.augmentation import Augmentation
+from simclr.checks import is_finite
 from simclr.data.batch import Views
 from simclr.data.columns import Column
-from simclr.losses import CHUNK_LOGITS, check_temperature, in_parts, top_k, wide
-from simclr.methods.base import Method, Scalar
-from simclr.methods.gradient_cache import check_micro_batch, embed_in_parts
+from simclr.losses import CHUNK_LOGITS, check_temperature, in_parts, info_nce, top_k, wide
+from simclr.methods.base import MakeHead, Method, Scalar
+from simclr.methods.gradient_cache import check_micro_batch, embed_in_parts, embed_views
 from simclr.models.text import TextTransformer
 from simclr.system import distributed
 
@@ -172,3 +173,50 @@ class CLIP(Method):
     def after_step(self, progress: float) -> None:
         with torch.no_grad():
             self.logit_scale.clamp_(max=math.log(MAX_SCALE))
+
+
+class SLIP(CLIP):
+    """CLIP, whose image tower has SimCLR's loss as well (SLIP; Mu et al. 2022, algorithm 1).
+
+    The loss is CLIP's + image_weight · SimCLR's.
+
+    image_head: factory of the head that the contrasted views have for themselves. image_weight: of their loss, 0 or
+    more. image_temperature: of their InfoNCE. The rest is CLIP's.
+    The first view goes to the captions, through backbone and head by itself; the others, two or more, are contrasted
+    with each other, and share batch norm's statistics.
+    """
+
+    scalars: ClassVar = {
+        **CLIP.scalars,
+        "loss": Scalar("SLIP loss", higher_is_better=False, short="loss"),
+        "image_text_loss": Scalar("image-text loss", higher_is_better=False),
+        "image_loss": Scalar("InfoNCE loss of images", higher_is_better=False),
+        "top1": Scalar("contrastive top-1", "%", True, "top-1"),
+    }
+
+    def __init__(self, image_head: MakeHead, image_weight: float, image_temperature: float, **clip: Any) -> None:
+        super().__init__(**clip)
+        if not is_finite(image_weight) or image_weight < 0:
+            raise ValueError(f"image_weight={image_weight} is not usable; it is a number, 0 or more (SLIP's: 1)")
+        check_temperature(image_temperature)
+        self.image_head = image_head(in_features=self.backbone.num_features)
+        self.image_weight, self.image_temperature = image_weight, image_temperature
+
+    def check(self, augmentation: Augmentation) -> None:
+        if len(augmentation.views) < 3:
+            raise ValueError(
+                "one view is compared with captions, and two or more with each other; use augmentation=slip, or list "
+                "three in augmentation.views"
+            )
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {**super().parts(), "image_head": self.image_head}
+
+    def compute(self, views: Views) -> Mapping[str, Tensor]:
+        captioned, *contrasted = views.images
+        found = super().compute(Views([captioned], views.columns))
+        contrast = partial(self.project, head=self.image_head)
+        embeddings = embed_views(self, Views(contrasted, {}), self.micro_batch, contrast)
+        image_loss, rank = info_nce(embeddings, self.image_temperature)
+        both = {"image_text_loss": found["loss"], "image_loss": image_loss, "top1": top_k(rank, 1)}
+        return {**found, **both, "loss": found["loss"] + self.image_weight * image_loss}

@@ -21,15 +21,17 @@ from simclr.methods.base import Method
 from simclr.models.buffers import remember_buffers
 
 
-def embed_views(method: Method, views: Views, micro_batch: int | None) -> Tensor:
-    """Embeddings [V, N, D] of all views by backbone and head; those of one size go together, and share batch norm's
-    statistics.
+def embed_views(
+    method: Method, views: Views, micro_batch: int | None, project: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Embeddings [V, N, D] of all views; those of one size go together, and share batch norm's statistics.
 
-    micro_batch: images that the network sees at a time, as in `embed_in_parts`; None for all.
+    micro_batch: images that the network sees at a time, as in `embed_in_parts`; None for all. project: embeddings
+    [B, D] of images, with weights of the method alone; None for `Method.project`.
     """
 
     def embed(alike: Tensor) -> Tensor:
-        return method.project(alike.flatten(0, 1)).unflatten(0, alike.shape[:2])
+        return (project or method.project)(alike.flatten(0, 1)).unflatten(0, alike.shape[:2])
 
     embedded: dict[int, Tensor] = {}
     for size in {images.shape[-1] for images in views.images}:

@@ -17,7 +17,8 @@ from tests.methods.test_every_method import KNOWN, METHODS, batch
 
 BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))
 # What a choice has no default of, and what it learns from.
-NEEDED = {"timm": ("backbone.name=test_efficientnet",), "clip": ("data.captions=true",)}
+CAPTIONS = ("data.captions=true",)
+NEEDED = {"timm": ("backbone.name=test_efficientnet",), "clip": CAPTIONS, "slip": CAPTIONS}
 MANY_VIEWS = ("simclr", "byol")
 CHOICES = [
     *(pytest.param((f"method={name}", *NEEDED.get(name, ())), id=name) for name in METHODS),
