@@ -1,4 +1,4 @@
-"""Tables of images and captions: CSV and its kin, JSON lines, and the JSON files of Karpathy and of COCO."""
+"""Captions on disk: tables of images and captions, and files of captions beside each image."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class Row(NamedTuple):
 
 
 class Table:
-    """The rows of one file. name: for messages, and its ending says the format.
+    """The rows of one file: CSV and its kin, JSON lines, the JSON of Karpathy and of COCO, or captions of one image.
 
-    encoding: of the text, where no byte-order mark says it. columns: what "image", "caption" and "split" are called,
-    None for the usual names. Fields of a CSV may be quoted and then hold line breaks; in a TSV quotes are letters.
-    A JSON line, and an entry of a JSON file, may have a list of captions.
+    name: for messages, and its ending says the format. encoding: of the text, where no byte-order mark says it.
+    columns: what "image", "caption" and "split" are called, None for the usual names. Fields of a CSV may be quoted and
+    then hold line breaks; in a TSV quotes are letters. A JSON line, and an entry of a JSON file, may have a list of
+    captions.
     """
 
     def __init__(self, data: bytes, name: str, encoding: str, columns: Mapping[str, str | None]) -> None:
@@ -53,16 +54,33 @@ class Table:
         kind = ending(self.name)
         entries = self._objects() if kind == ".jsonl" else self._json() if kind == ".json" else self._delimited(kind)
         for where, entry in entries:
-            image, captions, split = (self._value(entry, role, where) for role in ("image", "caption", "split"))
+            image = self._value(entry, "image", where)
             if not isinstance(image, str) or not image.strip():
                 raise self._fault(where, "names no image")
-            if not isinstance(split, str | None):
-                raise self._fault(where, f"has {shown(split)} for a split, which is no text")
-            for caption in captions if isinstance(captions, list) else [captions]:
-                text = caption.get("raw") if isinstance(caption, dict) else caption
-                if not isinstance(text, str | None):
-                    raise self._fault(where, f"has {shown(text)} for a caption, which is no text")
-                yield Row(image.strip(), (text or "").strip(), split and split.strip(), where)
+            yield from self._captions(entry, image.strip(), where)
+
+    def of(self, image: str) -> Iterator[Row]:
+        """The rows of the one image that the file lies beside: a caption a line, or a JSON object.
+
+        Raises InputError as `rows` does.
+        """
+        if ending(self.name) == ".json":
+            where = "the content"
+            for row in self._captions(self._object(self.text, where), image, where):
+                yield row._replace(where=self.name)
+            return
+        for line in list(filter(str.strip, self.text.splitlines())) or [""]:
+            yield Row(image, line.strip(), None, self.name)
+
+    def _captions(self, entry: Mapping[str, Any], image: str, where: str) -> Iterator[Row]:
+        captions, split = (self._value(entry, role, where) for role in ("caption", "split"))
+        if not isinstance(split, str | None):
+            raise self._fault(where, f"has {shown(split)} for a split, which is no text")
+        for caption in captions if isinstance(captions, list) else [captions]:
+            text = caption.get("raw") if isinstance(caption, dict) else caption
+            if not isinstance(text, str | None):
+                raise self._fault(where, f"has {shown(text)} for a caption, which is no text")
+            yield Row(image, (text or "").strip(), split and split.strip(), where)
 
     def _fault(self, where: str, what: str) -> InputError:
         return InputError(f"{where} of {shown(self.name)} {what}; correct it, or take it out")

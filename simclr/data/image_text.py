@@ -1,4 +1,4 @@
-"""Images with captions: a table of both, beside a folder, a zip or a tar of images of any size."""
+"""Images with captions, in a table or in a file beside each image: a folder, a zip, a tar or many of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import numpy as np
 
 from simclr.checks import is_finite
 from simclr.data import columns
+from simclr.data.caption_files import BESIDE, CaptionFiles
 from simclr.data.caption_tables import ENDINGS, Finder, Row, Table
 from simclr.data.checks import in_both, leak_words, listed
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.files.archive import Archive, path_of
+from simclr.data.files.archive import Archive, FolderArchive, path_of
 from simclr.data.files.contents import ending, shown
 from simclr.data.files.packed import open_archive
 from simclr.data.files.pixels import image_endings
+from simclr.data.files.shards import Shards
 from simclr.data.layout import ROLES
 from simclr.data.opening import check_on_broken, open_store
 from simclr.data.split import stratified_split
@@ -35,7 +37,9 @@ ALSO_TRAIN = "restval"  # of Karpathy's COCO: the part of its validation images 
 class ImageText:
     """Images, each scaled and centre-cropped to size × size, with one caption or more each.
 
-    root: a folder, a zip or a tar. captions: the table, by its path in root or elsewhere; None for the only one there.
+    root: a folder, a zip, a tar, or a folder of tars (webdataset's shards). captions: the table, by its path in root or
+    elsewhere; None for the only one there, or where there is none for a file beside each image that is called like it:
+    .txt, a caption a line, or .json, an object. Such images are in the split that their folder's or shard's name says.
     val_captions: a second table, of the images that are judged on; None where the table has a column for the split
     (what is called test there is passed over), or for `val_fraction` of the images, copies together on one side.
     image_column, caption_column, split_column: what these are called, None for the usual names. encoding: of the
@@ -76,7 +80,7 @@ class ImageText:
 
     def load(self) -> Splits:
         """Open the store, after decoding the images if need be. Raises InputError for unusable data."""
-        archive = open_archive(self.root, image_endings() | ENDINGS)
+        archive = self._archive()
         elsewhere = {key: path for key, table in self.tables.items() if (path := self._elsewhere(key, table))}
         settings = [*self.columns.items(), ("encoding", self.encoding), *self.tables.items()]
         settings += [(key, hashlib.sha256(path.read_bytes()).hexdigest()) for key, path in elsewhere.items()]
@@ -105,6 +109,15 @@ class ImageText:
         )
         return images
 
+    def _archive(self) -> Archive:
+        """What root names; a folder that holds tars and no image is one of shards."""
+        endings = image_endings() | ENDINGS | {*BESIDE}
+        if self.root.is_dir() and not FolderArchive(self.root, image_endings()).names():
+            shards = Shards(self.root, endings)
+            if shards.names():
+                return shards
+        return open_archive(self.root, endings)
+
     def _elsewhere(self, key: str, table: str) -> Path | None:
         """The path of a table that does not lie in root; None for one that does, or would."""
         path = path_of(key, table)
@@ -113,20 +126,29 @@ class ImageText:
 
     def _plan(self, archive: Archive, elsewhere: Mapping[str, Path]) -> Plan:
         names = archive.names()
+        images = [name for name in names if ending(name) not in ENDINGS | {*BESIDE}]
+        texts = [name for name in names if ending(name) in BESIDE]
         tables = [name for name in names if ending(name) in ENDINGS]
-        find = Finder([name for name in names if ending(name) not in ENDINGS])
-        keys = ["captions", *(["val_captions"] if "val_captions" in self.tables else [])]
+        files = CaptionFiles(archive, images, texts)
+        if not self.tables and set(tables) <= set(texts) and 2 * len(files.captions) > len(images):
+            for name in files.others:
+                archive.passed_over.add("texts beside no image", name)
+            rows = _by_split(list(files.rows(self.encoding, self.columns)), str(self.root))
+        else:
+            rows = self._tabulated(archive, tables, elsewhere)
+        return self._splits(archive, rows, Finder(images))
+
+    def _tabulated(self, archive: Archive, tables: list[str], elsewhere: Mapping[str, Path]) -> dict[str, list[Row]]:
+        """The rows of each split, by one table or two."""
         rows: dict[str, list[Row]] = {}
-        for key in keys:
+        for key in ["captions", *(["val_captions"] if "val_captions" in self.tables else [])]:
             data, name = self._read(archive, key, tables, elsewhere)
-            read = list(Table(data, name, self.encoding, self.columns).rows())
-            if not read:
+            rows[key] = list(Table(data, name, self.encoding, self.columns).rows())
+            if not rows[key]:
                 raise InputError(f"{shown(name)} has no rows; give a table of images and captions with data.{key}=")
-            if "val_captions" in self.tables:
-                rows["train" if key == "captions" else "val"] = read
-            else:
-                rows = _by_split(read, name)
-        return self._splits(archive, rows, find)
+        if "val_captions" in rows:
+            return {"train": rows["captions"], "val": rows["val_captions"]}
+        return _by_split(rows["captions"], name)
 
     def _read(self, archive: Archive, key: str, tables: list[str], elsewhere: Mapping[str, Path]) -> tuple[bytes, str]:
         """The content of a table and its name."""
@@ -135,7 +157,8 @@ class ImageText:
         given = self.tables.get(key)
         if given is None:
             if len(tables) != 1:
-                has = f"several tables ({listed(tables)})" if tables else f"no table ({', '.join(sorted(ENDINGS))})"
+                kinds = f"{', '.join(sorted(ENDINGS))}, or {' or '.join(BESIDE)} beside each image"
+                has = f"several tables ({listed(tables)})" if tables else f"no captions ({kinds})"
                 raise InputError(f"{shown(self.root)} has {has}; say which has the captions with data.captions=")
             return archive.read(tables[0], MAX_TABLE), tables[0]
         wanted = [posixpath.normpath(str(given))]
@@ -180,7 +203,7 @@ class ImageText:
             if not captions[split]:
                 raise InputError(f"no row of the {split} split has both an image and a caption; see {shown(self.root)}")
         for name in find.unnamed():
-            archive.passed_over.add("images that no row names", name)
+            archive.passed_over.add("images without captions", name)
         return {
             split: Split(list(of_images), {"captions": columns.captions(list(of_images.values()))})
             for split, of_images in captions.items()
@@ -201,8 +224,9 @@ def _by_split(rows: list[Row], table: str) -> dict[str, list[Row]]:
         )
         if role is None:
             raise InputError(
-                f"{row.where} of {shown(table)} is in the split {shown(row.split)!r}; splits are called train, val and "
-                "test, or name another column with data.split_column="
+                f"{row.where} of {shown(table)} is in "
+                + (f"the split {shown(row.split)!r}" if row.split else "no split, and others are")
+                + "; splits are called train, val and test, or name another column with data.split_column="
             )
         found.setdefault(role, []).append(row)
     if "train" not in found:

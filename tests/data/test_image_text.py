@@ -4,7 +4,10 @@ import csv
 import io
 import json
 import logging
+import shutil
+import tarfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,7 +124,7 @@ def test_nothing_is_left_out_in_silence(tmp_path, caplog):
     assert "2 × rows of test (line 13: car.png)" in caplog.text  # one caption goes over two lines
     assert "1 × rows that repeat another (line 15: dog.png)" in caplog.text
     assert "1 × rows without a caption (line 16: cat.png)" in caplog.text
-    assert "1 × images that no row names (images/nobody.png)" in caplog.text
+    assert "1 × images without captions (images/nobody.png)" in caplog.text
 
 
 def test_an_image_that_is_missing_stops_or_is_counted(tmp_path, caplog):
@@ -204,3 +207,101 @@ def test_a_caption_of_ten_thousand_words_is_kept_whole(tmp_path):
     rows = [{"image": image, "caption": long} for image in CAPTIONS]
     root = write_folder(tmp_path / "all", images() | {"captions.csv": table(rows)})
     assert said(ImageText(str(root), 8).load().train)[0] == [long]
+
+
+def sample(key: str, *captions: str) -> dict[str, bytes]:
+    """An image of webdataset's, and its captions beside it."""
+    shade = sum(key.encode()) % 200
+    return {f"{key}.png": image_bytes(np.full((9, 12, 3), shade, np.uint8)), f"{key}.txt": "\n".join(captions).encode()}
+
+
+def write_shards(root: Path, **shards: Mapping[str, bytes]) -> Path:
+    root.mkdir()
+    for shard, files in shards.items():
+        with tarfile.open(root / f"{shard.replace('_', '-')}.tar", "w") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return root
+
+
+DOGS = sample("000", "a dog", *HARD[:3]) | sample("001", "a cat") | sample("002", "a bird")
+
+
+def test_webdataset_shards_are_one_set_whose_splits_the_shards_name(tmp_path):
+    described = sample("000") | {"000.json": json.dumps({"caption": ["a boat", "some boat"], "width": 12}).encode()}
+    del described["000.txt"]
+    shards = {"flickr_train_0000": DOGS, "flickr_train_0001": sample("000", "a tree"), "flickr_val_0000": described}
+    root = write_shards(tmp_path / "shards", **shards)
+    (root / "0000_stats.json").write_text('{"count": 3}')  # img2dataset writes such
+    splits = ImageText(str(root), 8).load()
+    assert said(splits.train) == [["a dog", *HARD[:3]], ["a cat"], ["a bird"], ["a tree"]]
+    assert splits.val is not None
+    assert said(splits.val) == [["a boat", "some boat"]]
+    shades = [sum(key.encode()) % 200 for key in ("000", "001", "002", "000")]
+    assert [int(image.mean()) for image in splits.train.pixels] == shades  # each caption with its own image
+
+
+def test_files_beside_images_say_the_same_wherever_these_lie(tmp_path):
+    places = {
+        "folder": write_folder(tmp_path / "folder", DOGS),
+        "zip": write_zip(tmp_path / "all.zip", DOGS),
+        "tar": write_shards(tmp_path / "tars", one=DOGS) / "one.tar",
+        "shards": tmp_path / "tars",
+        "below": write_folder(tmp_path / "below", {f"00000/{name}": data for name, data in DOGS.items()}),
+    }
+    (tmp_path / "folder" / "0_stats.json").write_text("{}")
+    found = {}
+    for place, root in places.items():
+        splits = ImageText(str(root), 8, val_fraction=0.4, store=str(tmp_path / f"store-{place}")).load()
+        found[place] = (splits.train.key, said(splits.train))
+    assert len({key for key, _ in found.values()}) == 1
+    assert all(texts == found["folder"][1] for _, texts in found.values())
+
+
+def test_what_lies_beside_an_image_is_counted_or_refused(tmp_path, caplog):
+    files = DOGS | sample("003", "") | sample("004", "no image") | sample("005") | {"train.csv/README.txt": b"read me"}
+    del files["004.png"], files["005.txt"]
+    with caplog.at_level(logging.INFO):
+        splits = ImageText(str(write_shards(tmp_path / "shards", one=files)), 8, val_fraction=0.4).load()
+    assert len(splits.train) + len(splits.val or ()) == 3
+    assert "2 × texts beside no image (one.tar/004.txt)" in caplog.text
+    assert "1 × rows without a caption (one.tar/003.txt: one.tar/003.png)" in caplog.text
+    assert "1 × images without captions (one.tar/005.png)" in caplog.text
+
+    for number, (name, data, message) in enumerate(
+        [
+            ("001.txt", "un café".encode("latin-1"), "line 1 of one.tar/001.txt is not text in utf-8"),
+            ("001.json", b'{"caption": 7}', "the content of one.tar/001.json has 7 for a caption"),
+            ("001.json", b'{"label": 7}', "the content of one.tar/001.json has no caption column, but 'label'"),
+        ]
+    ):
+        wrong = {key: value for key, value in DOGS.items() if key != "001.txt"} | {name: data}
+        with pytest.raises(InputError, match=message):
+            ImageText(str(write_shards(tmp_path / str(number), one=wrong)), 8).load()
+
+
+def test_a_shard_that_is_cut_short_is_named(tmp_path):
+    root = write_shards(tmp_path / "shards", one=DOGS, two=sample("009", "a car"))
+    (root / "two.tar").write_bytes((root / "two.tar").read_bytes()[:700])
+    with pytest.raises(InputError, match=r"two.tar is not a whole tar file"):
+        ImageText(str(root), 8).load()
+
+
+def test_shards_that_have_changed_are_read_again(tmp_path):
+    root = write_shards(tmp_path / "shards", one=DOGS)
+    before = ImageText(str(root), 8, val_fraction=0.4).load()
+    shutil.rmtree(root)
+    write_shards(root, one=DOGS | sample("001", "something else"))
+    after = ImageText(str(root), 8, val_fraction=0.4).load()
+    everything = [
+        {text for of_image in (*said(splits.train), *said(splits.val or splits.train)) for text in of_image}
+        for splits in (before, after)
+    ]
+    assert everything[0] ^ everything[1] == {"a cat", "something else"}
+
+
+def test_a_table_goes_before_texts_that_a_few_images_have(tmp_path):
+    root = write_folder(tmp_path / "all", images() | {"captions.csv": table(ROWS), "images/dog.txt": b"of a dog"})
+    assert said(ImageText(str(root), 8).load().train)[0] == CAPTIONS["dog.png"]

@@ -49,6 +49,12 @@ class PassedOver:
         self.first.setdefault(kind, name)
         self.serious |= serious
 
+    def include(self, others: PassedOver, folder: str) -> None:
+        """Count what was passed over in a part of the tree, which lies in `folder` ("part.tar/")."""
+        self.counts += others.counts
+        self.first = {kind: f"{folder}{name}" for kind, name in others.first.items()} | self.first
+        self.serious |= others.serious
+
     def __str__(self) -> str:
         """All kinds, the most frequent first: "2 × .heic (a/1.HEIC), 1 × .DS_Store (.DS_Store)"; empty for none."""
         return ", ".join(f"{n:,} × {shown(kind)} ({shown(self.first[kind])})" for kind, n in self.counts.most_common())
