@@ -85,7 +85,10 @@ def test_small_views_predict_and_are_no_targets():
     assert sizes == [32, 32]
 
 
-LEARNING = ("experiment=quickstart", "method=byol", "method.momentum=0.95", "callbacks.progress=null", "threads=1")
+LEARNING = (
+    *("experiment=quickstart", "data.size=24", "method=byol", "method.momentum=0.95"),
+    *("callbacks.progress=null", "threads=1"),
+)
 
 
 @pytest.mark.slow
@@ -104,5 +107,5 @@ def test_it_learns(run: Run, tmp_path):
 @pytest.mark.slow
 def test_without_predictor_and_momentum_it_collapses_and_the_alarm_says_so(run: Run):
     without = ("method.predictor=null", "method.momentum=0", "callbacks.online_knn=null")
-    done = run("train.py", *LEARNING[:2], *LEARNING[3:], *without, "epochs=1")
+    done = run("train.py", *LEARNING[:3], *LEARNING[4:], *without, "epochs=1")
     assert "COLLAPSED" in done.stdout
