@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ log = logging.getLogger(__name__)
 
 # The files of a folder that open_clip loads: these two are its names; the tokenizer is in the format of tokenizers.
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")
+ONNX = ("image.onnx", "text.onnx", "tokenizer.json")  # of both towers
 
 
 def export(config: DictConfig) -> None:
     """Write what `format` asks for of one checkpoint, and say how it is loaded."""
-    formats = {"torchvision": export_part, "open_clip": export_towers}
+    formats = {"torchvision": export_part, "open_clip": export_towers, "onnx": export_onnx}
     if config.format not in formats:
-        raise InputError(f"format={config.format} is not known; choose {' or '.join(formats)}")
+        raise InputError(f"format={config.format} is not known; choose one of {', '.join(formats)}")
     quiet_libraries()
     formats[config.format](config)
 
@@ -34,33 +36,21 @@ def export_towers(config: DictConfig) -> None:
     from safetensors.torch import save_file
 
     from simclr.models.open_clip import open_clip_config, open_clip_weights
-    from simclr.runs.assemble import reassemble, shown_as
+    from simclr.runs.assemble import shown_as
     from simclr.runs.checkpoint import locate
     from simclr.runs.identity import upgraded
     from simclr.runs.place import results_place
     from simclr.system.files import replacing
 
-    if config.part != "backbone":
-        raise InputError(f"part={config.part} is not for format=open_clip, which takes both towers; leave it out")
     (_, checkpoint), run_dir, _ = locate(config.run, config.ckpt)
-    parts = reassemble(checkpoint, ["backbone", "head", "text"], text=True)
+    parts = both_towers(config, checkpoint)
     text = parts["text"]
     try:
         about = open_clip_config(upgraded(checkpoint["config"])["backbone"], text, shown_as(checkpoint))
         weights = open_clip_weights(parts["backbone"], parts["head"], text, checkpoint["state_dict"]["logit_scale"])
     except ValueError as error:
         raise InputError(f"format=open_clip is not for this run: {error}") from error
-    folder = (
-        results_place(run_dir, None) / "open_clip" if config.output is None else Path(str(config.output)).expanduser()
-    )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output={folder} is a file; format=open_clip writes a folder, so give the name of one")
-    strange = [path.name for path in folder.glob("*") if path.name not in OPEN_CLIP]
-    if strange:
-        raise InputError(
-            f"output={folder} holds other files, {sorted(strange)[0]} first; give a new or an empty folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(config.output, results_place(run_dir, None) / "open_clip", OPEN_CLIP)
     config_json, weights_file, tokenizer = (folder / name for name in OPEN_CLIP)
     with replacing(config_json) as unfinished:
         unfinished.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -74,18 +64,89 @@ def export_towers(config: DictConfig) -> None:
     )
 
 
+def export_onnx(config: DictConfig) -> None:
+    """Write one part of a checkpoint as an ONNX file, or of a CLIP run both towers into a folder."""
+    from simclr.models import onnx
+    from simclr.runs.assemble import reassemble, shown_as
+    from simclr.runs.checkpoint import locate
+    from simclr.runs.identity import upgraded
+    from simclr.runs.place import results_place
+    from simclr.system.files import replacing
+
+    onnx.check_installed()
+    (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
+    plain = shown_as(checkpoint)
+    about = {name: json.dumps(value) for name, value in described(config, source, checkpoint, run_dir).items()}
+    if "text" not in upgraded(checkpoint["config"])["method"]:
+        backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+        path = new_file(config, run_dir, moment, ".onnx")
+        if path.exists() and not onnx.is_ours(path):
+            raise not_ours(path)
+        with replacing(path) as unfinished:
+            onnx.write_image_tower(onnx.ImageTower(backbone, None, plain), unfinished, about)
+        log.info("%s, step %d of %s: %s", config.part, checkpoint["global_step"], run_dir, path)
+        log.info(
+            "Run it with:\n"
+            "    session = onnxruntime.InferenceSession(%r)\n"
+            '    features, = session.run(None, {"images": images})  # float32 [N, 3, %d, %d], RGB from 0 to 1',
+            *(str(path), plain.size, plain.size),
+        )
+        return
+    parts = both_towers(config, checkpoint)
+    folder = new_folder(config.output, results_place(run_dir, None) / "onnx", ONNX)
+    image, text, tokenizer = (folder / name for name in ONNX)
+    with replacing(image) as unfinished:
+        tower = onnx.ImageTower(parts["backbone"], parts["head"], plain)
+        onnx.write_image_tower(tower, unfinished, about)
+    with replacing(text) as unfinished:
+        onnx.write_text_tower(parts["text"], unfinished, about)
+    with replacing(tokenizer) as unfinished:
+        unfinished.write_text(parts["text"].learned, encoding="utf-8")
+    log.info("Both towers, step %d of %s: %s", checkpoint["global_step"], run_dir, folder)
+    log.info(
+        "image.onnx: images float32 [N, 3, %d, %d], RGB from 0 to 1; text.onnx: tokens int64 [N, %d].",
+        *(plain.size, plain.size, parts["text"].context),
+    )
+
+
+def both_towers(config: DictConfig, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Backbone, head and text tower of a CLIP run. Raises InputError for another run, or part=."""
+    from simclr.runs.assemble import reassemble
+
+    if config.part != "backbone":
+        raise InputError(f"part={config.part} is not for both towers; leave it out")
+    return reassemble(checkpoint, ["backbone", "head", "text"], text=True)
+
+
 def export_part(config: DictConfig) -> None:
     """Write one part of one checkpoint as safetensors, and say how it is loaded."""
     from simclr.runs.assemble import reassemble
     from simclr.runs.checkpoint import EXPORTED, export_backbone, locate
-    from simclr.runs.identity import upgraded
-    from simclr.runs.place import results_place
 
     (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
     backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+    about = described(config, source, checkpoint, run_dir)
+    path = new_file(config, run_dir, moment, ".safetensors")
+    # What training wrote at the end of the run has no note of its own, and holds the same.
+    if path.exists() and _about(path) is None and path.resolve() != (run_dir / "backbone.safetensors").resolve():
+        raise not_ours(path)
+    export_backbone(backbone, path, {EXPORTED: json.dumps(about)})
+    log.info("%s, step %d of %s: %s", config.part, about["step"], run_dir, path)
+    log.info(
+        "Load it with:\n"
+        "    weights = safetensors.torch.load_file(%r)\n"
+        "    missing, unexpected = network.load_state_dict(weights, strict=False)  # only the classifier is missing",
+        str(path),
+    )
+
+
+def described(config: DictConfig, source: Path, checkpoint: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """What a file says of itself: which part of which run it is, and the images that this has learned from."""
+    from simclr.runs.identity import upgraded
+
     settings = upgraded(checkpoint["config"])
     augmentation = settings.get("augmentation") or {}
-    about = {
+    return {
         "part": config.part,
         "backbone": settings["backbone"],
         "image_size": augmentation.get("size"),
@@ -95,28 +156,41 @@ def export_part(config: DictConfig) -> None:
         "checkpoint": source.name,
         "step": checkpoint["global_step"],
     }
+
+
+def new_file(config: DictConfig, run_dir: Path, moment: str, ending: str) -> Path:
+    """The file to write, in a folder that is there. Raises InputError for a folder in its place."""
+    from simclr.runs.place import results_place
+
     if config.output is None:
         # Weights on the way, or of a bare checkpoint, never take the place of the encoder that a run has ended with.
         name = f"{config.part}_{moment}" if moment else config.part
-        path = results_place(run_dir, None) / f"{name}.safetensors"
+        path = results_place(run_dir, None) / f"{name}{ending}"
     else:
         path = Path(str(config.output)).expanduser()
     if path.is_dir():
-        raise InputError(f"output={path} is a folder; give the path of a file, such as {path / 'encoder.safetensors'}")
-    # What training wrote at the end of the run has no note of its own, and holds the same.
-    if path.exists() and _about(path) is None and path.resolve() != (run_dir / "backbone.safetensors").resolve():
-        raise InputError(
-            f"output={path} exists, and was not written by this command; choose another path, or remove it"
-        )
+        example = path / f"encoder{ending}"
+        raise InputError(f"output={path} is a folder; give the path of a file, such as {example}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    export_backbone(backbone, path, {EXPORTED: json.dumps(about)})
-    log.info("%s, step %d of %s: %s", config.part, about["step"], run_dir, path)
-    log.info(
-        "Load it with:\n"
-        "    weights = safetensors.torch.load_file(%r)\n"
-        "    missing, unexpected = network.load_state_dict(weights, strict=False)  # only the classifier is missing",
-        str(path),
-    )
+    return path
+
+
+def not_ours(path: Path) -> InputError:
+    return InputError(f"output={path} exists, and was not written by this command; choose another path, or remove it")
+
+
+def new_folder(output: object, usual: Path, files: Sequence[str]) -> Path:
+    """The folder to write `files` into. Raises InputError for one with others in it, and for a file in its place."""
+    folder = usual if output is None else Path(str(output)).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output={folder} is a file; both towers make a folder, so give the name of one")
+    strange = [path.name for path in folder.glob("*") if path.name not in files]
+    if strange:
+        raise InputError(
+            f"output={folder} holds other files, {sorted(strange)[0]} first; give a new or an empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _about(path: Path) -> dict[str, Any] | None:

@@ -81,7 +81,9 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         end = (tokens == self.tokenizer.end).int().argmax(dim=1)
-        seen = int(end.max()) + 1 if tokens.device.type == "cpu" else self.context  # on a GPU that would be a wait
+        # Nobody needs what follows the last end. To ask a GPU for it would be a wait; a graph has one length for all.
+        cut = tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+        seen = int(end.max()) + 1 if cut else self.context
         x = self.token_embedding(tokens[:, :seen]) + self.positional_embedding[:seen]
         x = self.transformer(x)
         return self.ln_final(x[torch.arange(len(x), device=x.device), end]) @ self.text_projection

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from simclr.runs.assemble import reassemble
@@ -117,8 +118,9 @@ def test_captions_on_disk_are_learned_from_judged_and_found_again(run: Run, tmp_
     assert "has finished already" in run("train.py", *own[:2], f"data.root={tmp_path / 'moved'}", *own[3:]).stdout
 
 
-def test_open_clip_loads_both_towers_and_agrees(run: Run, tmp_path):
-    """Images and sentences get the same embeddings from open_clip's own model, made of the folder alone."""
+def test_others_load_both_towers_and_agree(run: Run, tmp_path):
+    """Images and sentences get the same embeddings from open_clip's own model, and from onnxruntime, by files alone."""
+    import onnxruntime
     import open_clip
     from tokenizers import Tokenizer
 
@@ -146,9 +148,16 @@ def test_open_clip_loads_both_towers_and_agrees(run: Run, tmp_path):
     words = Tokenizer.from_file(str(tmp_path / "towers" / "tokenizer.json")).encode("a red star").ids
     assert tokens[0, 1 : 1 + len(words)].tolist() == words
 
+    run("simclr.export", f"run={run_dir}", "format=onnx", "output=onnx")
+    sessions = [onnxruntime.InferenceSession(tmp_path / "onnx" / f"{tower}.onnx") for tower in ("image", "text")]
+    for one, session, given in zip(ours, sessions, (images, tokens), strict=True):
+        found = session.run(["embeddings"], {session.get_inputs()[0].name: given.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(found), F.normalize(one, dim=1), rtol=0, atol=1e-5)
+    assert (tmp_path / "onnx" / "tokenizer.json").read_bytes() == (tmp_path / "towers" / "tokenizer.json").read_bytes()
+
     for wrong, said in (
-        (("part=target_backbone",), "part=target_backbone is not for format=open_clip"),
-        (("format=onnx",), "format=onnx is not known"),
+        (("part=target_backbone",), "part=target_backbone is not for both towers"),
+        (("format=tensorflow",), "format=tensorflow is not known"),
         ((f"output={run_dir}",), "holds other files"),
     ):
         asked = ("simclr.export", f"run={run_dir}", "format=open_clip", *wrong)

@@ -4,12 +4,16 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import epoch_weights, last_checkpoint, load_checkpoint, previous_checkpoint
 from simclr.runs.directory import clear
 from tests.conftest import TINY_RUN, Run, command, only_run
@@ -85,6 +89,27 @@ def test_files_of_others_are_not_overwritten(run: Run, byol, tmp_path):
     assert "is a folder" in done.stderr
     for _ in range(2):  # its own may be
         run("simclr.export", f"run={byol}", "output=again.safetensors")
+
+
+def test_onnx_gives_that_parts_features_and_leaves_files_of_others(run: Run, byol, tmp_path):
+    mine = tmp_path / "mine.onnx"
+    mine.write_bytes(b"a file of mine")
+    asked = ("simclr.export", f"run={byol}", "part=target_backbone", "format=onnx")
+    done = run(*asked, "output=mine.onnx", check=False)
+    assert done.returncode == 1
+    assert "output=mine.onnx exists, and was not written by this command" in done.stderr
+    assert mine.read_bytes() == b"a file of mine"
+
+    for _ in range(2):  # its own may be written again
+        done = run(*asked, "output=encoder.onnx")
+    images = np.random.default_rng(0).random((3, 3, 16, 16), dtype=np.float32)
+    names: dict[str, Any] = {"onnxruntime": onnxruntime, "images": images}
+    lines = re.findall(r"^    ([^#\n]+)", done.stdout, re.MULTILINE)
+    exec("\n".join(lines).replace("'encoder.onnx'", repr(str(tmp_path / "encoder.onnx"))), names)
+    target = reassemble(load_checkpoint(last_checkpoint(byol)), ["backbone"], "target_backbone")["backbone"]
+    with torch.no_grad():
+        expected = target.eval()(torch.from_numpy(images))
+    torch.testing.assert_close(torch.from_numpy(names["features"]), expected, rtol=0, atol=1e-5)
 
 
 def test_by_default_it_lies_in_the_run_directory(run: Run, byol, tmp_path):
