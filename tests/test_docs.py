@@ -22,7 +22,9 @@ COMMANDS = {
     "linear_eval.py": "linear_eval",
     "simclr.visualize": "visualize",
     "simclr.export": "export",
+    "simclr.search": "search",
 }
+PROGRAMS = "|".join(map(re.escape, COMMANDS))
 
 
 def text_of(path: Path) -> str:
@@ -33,9 +35,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """The configuration and the overrides of every command in the blocks of a document."""
     for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.search(
-                r"(?:python(?: -m)?|torchrun .*?) (train\.py|linear_eval\.py|simclr\.(?:visualize|export))\b(.*)", line
-            )
+            found = re.search(rf"(?:python(?: -m)?|torchrun .*?) ({PROGRAMS})\b(.*)", line)
             if found:
                 arguments = shlex.split(found[2].partition(";")[0], comments=True)
                 yield COMMANDS[found[1]], [word for word in arguments if "=" in word]
@@ -88,7 +88,7 @@ def test_readme_lists_every_room():
         r"^\| `(\w+)` \|", text_of(REPOSITORY / "README.md").partition("## Read the code")[2], re.MULTILINE
     )
     rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "simclr").iterdir() if path.name[0] != "_"}
-    assert set(listed) == rooms - {"errors", "checks", "export", "visualize"}
+    assert set(listed) == rooms - {"errors", "checks", "export", "search", "visualize"}
 
 
 def test_readme_lists_every_choice():

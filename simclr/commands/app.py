@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simclr.commands import launch
-from simclr.commands.arguments import prepared
+from simclr.commands.arguments import named, prepared
 from simclr.commands.hydra_help import help_in_strings
 from simclr.errors import InputError, InUse, Refused
 from simclr.runs import sweep
@@ -163,15 +163,18 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 
 
-def run_command(main: Callable[[], Any], config_name: str) -> None:
-    """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are."""
+def run_command(main: Callable[[], Any], config_name: str, words: Sequence[str] = ()) -> None:
+    """Run a Hydra command; where Hydra refuses a mistyped key, say which keys there are.
+
+    words: the keys that its arguments without a key are given, in order.
+    """
     prepare_output()
     keep_own_configs()
     keep_freed_memory()
     prefer_own_configs()
     help_in_strings()
     try:
-        sys.argv[1:] = prepared(sys.argv[1:], config_name)
+        sys.argv[1:] = prepared(named(sys.argv[1:], words) if words else sys.argv[1:], config_name)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise Refused(1) from None

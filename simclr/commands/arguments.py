@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,12 +15,28 @@ from simclr.errors import InputError
 from simclr.runs.compose import CONFIGS
 
 OVERRIDE = re.compile(r"([+~]{0,2}[A-Za-z_][\w./@:\-]*)=(.*)", re.DOTALL)
+# Flags of Hydra's that the next argument belongs to.
+WITH_VALUE = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn"}
 NOTHING = ("null", "none", "false", "")  # in any case: what people write for no logger, no callbacks
 
 
 def prepared(arguments: list[str], config_name: str) -> list[str]:
     """The arguments as Hydra is to read them. Raises InputError for one that it cannot read, with one that it can."""
     return [_prepared(argument, config_name) for argument in arguments]
+
+
+def named(arguments: list[str], keys: Sequence[str]) -> list[str]:
+    """The arguments with a key for each that has none, in the order of `keys`. Raises InputError for too many."""
+    waiting, found, before = list(keys), [], ""
+    for argument in arguments:
+        if argument.startswith("-") or before in WITH_VALUE or OVERRIDE.fullmatch(argument):
+            found.append(argument)
+        elif waiting:
+            found.append(f"{waiting.pop(0)}={for_hydra(argument)}")
+        else:
+            raise InputError(f"{argument} is one argument too many; write a sentence in quotes, as in 'two dogs'")
+        before = argument
+    return found
 
 
 def quoted(key: str, value: str) -> str:

@@ -17,11 +17,10 @@ from simclr.data.caption_files import BESIDE, CaptionFiles
 from simclr.data.caption_tables import ENDINGS, Finder, Row, Table
 from simclr.data.checks import in_both, leak_words, listed
 from simclr.data.contrast import warn_of_little_contrast
-from simclr.data.files.archive import Archive, FolderArchive, path_of
+from simclr.data.files.archive import Archive, path_of
 from simclr.data.files.contents import ending, shown
-from simclr.data.files.packed import open_archive
 from simclr.data.files.pixels import image_endings
-from simclr.data.files.shards import Shards
+from simclr.data.files.shards import open_archive_or_shards
 from simclr.data.layout import ROLES
 from simclr.data.opening import check_on_broken, open_store
 from simclr.data.split import stratified_split
@@ -80,7 +79,7 @@ class ImageText:
 
     def load(self) -> Splits:
         """Open the store, after decoding the images if need be. Raises InputError for unusable data."""
-        archive = self._archive()
+        archive = open_archive_or_shards(self.root, image_endings() | ENDINGS | {*BESIDE})
         elsewhere = {key: path for key, table in self.tables.items() if (path := self._elsewhere(key, table))}
         settings = [*self.columns.items(), ("encoding", self.encoding), *self.tables.items()]
         settings += [(key, hashlib.sha256(path.read_bytes()).hexdigest()) for key, path in elsewhere.items()]
@@ -108,15 +107,6 @@ class ImageText:
             *(f"{count:,}" for count in counts),
         )
         return images
-
-    def _archive(self) -> Archive:
-        """What root names; a folder that holds tars and no image is one of shards."""
-        endings = image_endings() | ENDINGS | {*BESIDE}
-        if self.root.is_dir() and not FolderArchive(self.root, image_endings()).names():
-            shards = Shards(self.root, endings)
-            if shards.names():
-                return shards
-        return open_archive(self.root, endings)
 
     def _elsewhere(self, key: str, table: str) -> Path | None:
         """The path of a table that does not lie in root; None for one that does, or would."""

@@ -103,7 +103,12 @@ def _digest(encoder: nn.Module, store: ImageStore, plain: Plain) -> str:
     digest = hashlib.sha256(store.key.encode())
     if plain.changes(store.size):
         digest.update(repr(plain).encode())
+    update_with_weights(digest, encoder)
+    return digest.hexdigest()[:24]
+
+
+def update_with_weights(digest: hashlib._Hash, encoder: nn.Module) -> None:
+    """Let a digest depend on every tensor of an encoder."""
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:24]

@@ -220,14 +220,14 @@ class TarArchive(_Packed):
         return data
 
 
-def open_archive(root: Path, endings: Set[str]) -> Archive:
-    """The images that data.root names: a folder, a zip or a tar. Raises InputError where it is none of them."""
+def open_archive(root: Path, endings: Set[str], key: str = "data.root") -> Archive:
+    """The images that `key` names: a folder, a zip or a tar. Raises InputError where it is none of them."""
     if root.is_dir():
         return FolderArchive(root, endings)
     if not root.is_file():
-        raise InputError(f"data.root={shown(root)} does not exist; give a folder, a zip or a tar of images")
+        raise InputError(f"{key}={shown(root)} does not exist; give a folder, a zip or a tar of images")
     if is_tar(root):
         return TarArchive(root, endings)
     if root.suffix.lower() == ".zip":
         return ZipArchive(root, endings)
-    raise InputError(f"data.root={shown(root)} is not a folder, nor a zip or a tar; give one that holds images")
+    raise InputError(f"{key}={shown(root)} is not a folder, nor a zip or a tar; give one that holds images")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
-from simclr.data.files.archive import FolderArchive
+from simclr.data.files.archive import Archive, FolderArchive
 from simclr.data.files.contents import PassedOver
-from simclr.data.files.packed import TarArchive
+from simclr.data.files.packed import TarArchive, open_archive
+from simclr.data.files.pixels import image_endings
 
 ENDINGS = frozenset({".tar"})  # one that is compressed would have to be unpacked as a whole
 
@@ -36,3 +37,12 @@ class Shards:
 
     def fingerprint(self) -> str:
         return f"shards {self._folder.fingerprint()}"
+
+
+def open_archive_or_shards(root: Path, endings: Set[str], key: str = "data.root") -> Archive:
+    """As `open_archive`; but a folder that holds tars and no image is one of shards."""
+    if root.is_dir() and not FolderArchive(root, image_endings()).names():
+        shards = Shards(root, endings)
+        if shards.names():
+            return shards
+    return open_archive(root, endings, key)

@@ -1,0 +1,138 @@
+"""Finding images from the command line: by an image, by a sentence, and what is refused."""
+
+import base64
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from simclr.commands.arguments import named
+from simclr.errors import InputError
+from simclr.runs.assemble import reassemble
+from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
+from tests.commands.test_clip import CLIP, error_of
+from tests.conftest import Run, command, image_bytes, only_run, write_folder, write_zip
+
+random = np.random.default_rng(0)
+PIXELS = {f"{i:02}.png": random.integers(0, 255, (16, 16, 3), dtype=np.uint8) for i in range(12)}
+FILES = {f"some photos/{name}": image_bytes(pixels) for name, pixels in PIXELS.items()}
+
+
+@pytest.fixture(scope="module")
+def clip_run(tmp_path_factory, command_server) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    done = command_server(command("train.py", *CLIP, "epochs=1", "callbacks=none"), folder)
+    assert done.returncode == 0, done.stderr
+    return only_run(folder / "outputs")
+
+
+def listed(page: Path) -> list[tuple[float, str]]:
+    """The hits of a page: similarity and name, in order."""
+    return [
+        (float(value), name) for value, name in re.findall(r"<small>(\S+) · (.*?)</small>", page.read_text("utf-8"))
+    ]
+
+
+def shown(page: Path) -> list[Image.Image]:
+    """The images on a page, that of the query first if it is one."""
+    data = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page.read_text("utf-8"))
+    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in data]
+
+
+def test_an_image_finds_itself_first_and_the_others_by_the_cosine_of_their_features(run: Run, finished, tmp_path):
+    """In a folder, in a zip, and a second time from what was kept; cosines by hand."""
+    run_dir = shutil.copytree(only_run(finished / "outputs"), tmp_path / "run")
+    root = write_folder(tmp_path / "mine", FILES)
+    query = root / "some photos" / "05.png"
+
+    def kept() -> list[Path]:
+        return list((run_dir / "features").glob("*.safetensors"))
+
+    before = len(kept())
+    backbone = reassemble(load_checkpoint(last_checkpoint(run_dir)), ["backbone"])["backbone"].eval()
+    with torch.no_grad():
+        images = torch.from_numpy(np.stack(list(PIXELS.values()))).permute(0, 3, 1, 2) / 255
+        features = F.normalize(backbone(images), dim=1)
+    cosines = dict(zip(PIXELS, (features @ features[5]).tolist(), strict=True))
+    best = sorted(cosines, key=lambda name: -cosines[name])[:4]
+
+    for images_at in (str(root), str(write_zip(tmp_path / "all.zip", FILES)), str(root)):
+        run("simclr.search", f"run={run_dir}", str(query), images_at, "count=4", "output=found.html")
+        found = listed(tmp_path / "found.html")
+        assert [Path(name).name for _, name in found] == best
+        assert [value for value, _ in found] == pytest.approx([cosines[name] for name in best], abs=6e-4)
+    assert len(kept()) - before == 2  # of the folder and of the zip
+    page = tmp_path / "found.html"
+    link = re.search(r'<a href="file://([^"]+)"', page.read_text("utf-8"))
+    assert link is not None
+    assert Path(link[1].replace("%20", " ")) == query
+    asked, first, *_ = (np.asarray(image, np.float64) for image in shown(page))
+    assert abs(asked - first).mean() < 1
+
+    (root / "some photos" / "05.png").write_bytes(FILES["some photos/06.png"])  # what was kept is not stale
+    run("simclr.search", f"run={run_dir}", str(query), str(root), "count=2", "output=found.html")
+    assert [value for value, _ in listed(page)] == pytest.approx([1, 1], abs=6e-4)
+
+
+def test_a_sentence_finds_what_the_towers_say_it_is_near(run: Run, clip_run, tmp_path):
+    root = write_folder(tmp_path / "mine", FILES)
+    said = run("simclr.search", f"run={clip_run}", "a red star, <b>bold</b>", str(root), "count=12").stdout
+    parts = reassemble(load_checkpoint(last_checkpoint(clip_run)), ["backbone", "head", "text"], text=True)
+    with torch.no_grad():
+        images = torch.from_numpy(np.stack(list(PIXELS.values()))).permute(0, 3, 1, 2) / 255
+        embeddings = F.normalize(parts["head"](parts["backbone"].eval()(images)), dim=1)
+        cosines = embeddings @ F.normalize(parts["text"].eval().embed(["a red star, <b>bold</b>"])[0], dim=0)
+    page = clip_run / "search_a-red-star-b-bold-b.html"
+    assert str(page) in said
+    assert {name: value for value, name in listed(page)} == pytest.approx(
+        {f"some photos/{name}": value for name, value in zip(PIXELS, cosines.tolist(), strict=True)}, abs=6e-4
+    )
+    assert "<h1>a red star, &lt;b&gt;bold&lt;/b&gt;</h1>" in page.read_text("utf-8")
+
+    run("simclr.search", f"run={clip_run}", "a red star", "output=own.html", "count=3")
+    found = listed(tmp_path / "own.html")
+    assert [value for value, _ in found] == sorted((value for value, _ in found), reverse=True)
+    assert all(re.fullmatch(r"validation image \d+", name) for _, name in found)
+
+
+def test_broken_images_are_said_and_left_out_each_time(run: Run, clip_run, tmp_path):
+    root = write_folder(tmp_path / "mine", FILES | {"bad.png": b"no image"})
+    for _ in range(2):
+        done = run("simclr.search", f"run={clip_run}", "a star", str(root), "count=50", "output=found.html")
+        assert "bad.png" in done.stdout + done.stderr
+        assert len(listed(tmp_path / "found.html")) == 12
+
+
+def test_what_cannot_be_searched_is_refused_in_a_line(run: Run, finished, clip_run, tmp_path):
+    run_dir = only_run(finished / "outputs")
+    root = write_folder(tmp_path / "mine", FILES)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.html").write_text("of mine")
+    for arguments, said in (
+        ((f"run={run_dir}", "two dogs", str(root)), "query=two dogs is no image, and this run reads no sentences"),
+        ((f"run={clip_run}",), "say what to look for"),
+        ((f"run={clip_run}", "dog.jpg", str(root)), "query=dog.jpg does not exist"),
+        ((f"run={clip_run}", "a dog", "nowhere"), "nowhere does not exist"),
+        ((f"run={clip_run}", "a dog", "empty"), "holds no images"),
+        ((f"run={clip_run}", "a dog", str(root), "output=mine.html"), "was not written by this command"),
+        ((f"run={clip_run}", "two", "dogs", str(root)), "is one argument too many; write a sentence in quotes"),
+        ((f"run={clip_run}", "a dog", str(root), "count=0"), "count=0"),
+    ):
+        assert said in error_of(run("simclr.search", *arguments, check=False))
+    assert (tmp_path / "mine.html").read_text() == "of mine"
+
+
+def test_arguments_without_a_key_get_one():
+    keys = ("query", "images")
+    assert named(["run=R", "null", "a b/"], keys) == ["run=R", 'query="null"', "images=a b/"]
+    assert named(["--cfg", "job", "dogs, cats: {2}", "count=3"], keys) == [
+        "--cfg", "job", 'query="dogs, cats: {2}"', "count=3",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="one argument too many"):
+        named(["a", "b", "c"], keys)
