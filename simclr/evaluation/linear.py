@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from simclr.checks import is_finite
 from simclr.errors import InputError
@@ -29,6 +30,7 @@ from simclr.evaluation.protocol import (
 
 log = logging.getLogger(__name__)
 
+BINS = 15  # of confidence, as usual
 PATIENCE = 3  # strengths in a row that do no better than the best so far, and the search stops
 
 
@@ -162,12 +164,16 @@ def held_out_scores(
 
 
 class LinearResult(NamedTuple):
-    """Whether each validation image was right at once and among five: bool [N]; the L2 strength, chosen on `held`."""
+    """Whether each validation image was right at once and among five: bool [N]; the L2 strength, chosen on `held`.
+
+    ece: expected calibration error, how far confidence and accuracy are apart (Guo et al. 2017), from 0 to 1.
+    """
 
     top1: Tensor
     top5: Tensor
     l2: float
     held: HeldOut
+    ece: float
 
 
 def linear_evaluation(
@@ -184,8 +190,10 @@ def linear_evaluation(
     held = hold_out(len(train), train_labels)
     l2 = choose_l2(train, train_labels, classes, grid, held)
     probe = fit(train, train_labels, classes, l2)
-    best = probe.scores(val).topk(min(5, classes), dim=1).indices == val_labels[:, None]
-    return LinearResult(best[:, 0], best.any(dim=1), l2, held)
+    scores = probe.scores(val)
+    best = scores.topk(min(5, classes), dim=1).indices == val_labels[:, None]
+    ece = multiclass_calibration_error(scores.softmax(dim=1), val_labels, classes, n_bins=BINS)
+    return LinearResult(best[:, 0], best.any(dim=1), l2, held, ece.item())
 
 
 class Linear(Protocol):
@@ -213,13 +221,14 @@ class Linear(Protocol):
         numbers = accuracy(result.top1, query_labels, bank_labels) | {
             "top5": top5 if classes > 5 else None,  # of five classes or fewer all are among five
             "knn_top1": 100 * nearest.float().mean().item(),
+            "ece": result.ece,
             "l2": result.l2,
         }
         words = {"linear": self._words(len(bank), result.held), "knn": protocol(len(bank), **self.knn)}
         lines = [
             f"linear {accuracy_line(numbers)}",
             (f"linear top-5 {top5:.2f} %, " if classes > 5 else "")
-            + f"L2 strength {result.l2:g}{result.held.note(self.l2_grid)}",
+            + f"calibration error {result.ece:.3f}, L2 strength {result.l2:g}{result.held.note(self.l2_grid)}",
             f"k-NN   top-1 {numbers['knn_top1']:.2f} %",
         ]
         return Judgement(numbers, words, lines)
@@ -229,7 +238,8 @@ class Linear(Protocol):
         return (
             "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of "
             f"{train_images} un-augmented training images; L2 {held.choice(rule, self.l2_grid)}; fitted on all; "
-            f"validation labels read once; {ACCURACY_WORDS}"
+            f"validation labels read once; {ACCURACY_WORDS}; ece: expected calibration error of the probabilities, in "
+            f"{BINS} bins of equal width"
         )
 
 

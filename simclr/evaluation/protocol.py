@@ -25,6 +25,7 @@ from simclr.system import distributed
 T = TypeVar("T")
 
 DRAWS = 10_000  # of a bootstrap
+NORMAL = 1.959964  # the two-sided 95 % point of the normal distribution
 ACCURACY_WORDS = (
     "balanced_top1: mean over classes of each one's top-1; majority_top1: the largest training class for every image; "
     "interval: 95 % Clopper-Pearson (exact binomial) over validation images"

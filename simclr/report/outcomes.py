@@ -16,6 +16,8 @@ HEADLINES = {
     "top5": "top-5",
     "knn_top1": "k-NN top-1",
     "mean_iou": "mean IoU",
+    "nmi": "NMI",
+    "ari": "ARI",
 }
 # SimCLR's, for runs whose metrics.json does not describe its own under "scalars".
 SCALARS: dict[str, dict[str, Any]] = {

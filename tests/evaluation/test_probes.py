@@ -274,3 +274,19 @@ def test_cached_features_are_reused_and_never_stale(store, tmp_path):
     written.write_bytes(b"damaged")
     encoder.bn1.running_mean -= 0.1
     extract_with_cache(encoder, store, device, tmp_path, "")
+
+
+def test_calibration_is_that_of_the_definition():
+    """Guo et al. 2017, eq. 3: over 15 bins of confidence, |accuracy - confidence| weighted by what lies in each."""
+    train, train_labels = clusters(300, 5, 8, 3.0, seed=1)
+    val, val_labels = clusters(400, 5, 8, 3.0, seed=2)
+    result = linear.linear_evaluation(train, train_labels, val, val_labels, 5, [1e-4])
+    probability = linear.fit(train, train_labels, 5, 1e-4).scores(val).softmax(dim=1)
+    confidence, predicted = (x.numpy() for x in probability.max(dim=1))
+    right, expected = predicted == val_labels.numpy(), 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert expected > 0.02
+    assert result.ece == pytest.approx(expected, abs=1e-3)
