@@ -22,16 +22,17 @@ log = logging.getLogger(__name__)
 
 # Every file that training, evaluation and drawing write into a run directory, as a path below it. Nothing else in it is
 # ever deleted.
-PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer", "zero_shot", "retrieval")
+PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer", "zero_shot", "retrieval", "few_shot", "cluster")
 FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
-    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.safetensors|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
+    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.(safetensors|onnx)|search_[\w-]+\.html|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
     r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
     r"|open_clip/(open_clip_config\.json|open_clip_model\.safetensors|tokenizer\.json)"
+    r"|onnx/(image\.onnx|text\.onnx|tokenizer\.json)"
     rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
 )
-FOLDERS = ("checkpoints", "evaluation", "features", "figures", "open_clip")
+FOLDERS = ("checkpoints", "evaluation", "features", "figures", "onnx", "open_clip")
 BEGINNING = re.compile(r"config\.yaml|images\.json|train\.log|\.lock(\..+)?")  # what a run has before it trains
 UNFINISHED = re.compile(rf"(config\.yaml|images\.json|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
 

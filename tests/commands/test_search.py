@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from simclr.commands.arguments import named
+from simclr.commands.search import search
 from simclr.errors import InputError
 from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
+from simclr.runs.compose import CONFIGS
 from tests.commands.test_clip import CLIP, error_of
 from tests.conftest import Run, command, image_bytes, only_run, write_folder, write_zip
 
@@ -113,18 +116,23 @@ def test_what_cannot_be_searched_is_refused_in_a_line(run: Run, finished, clip_r
     run_dir = only_run(finished / "outputs")
     root = write_folder(tmp_path / "mine", FILES)
     (tmp_path / "empty").mkdir()
+    (root / "bad.png").write_bytes(b"no image")
     (tmp_path / "mine.html").write_text("of mine")
-    for arguments, said in (
-        ((f"run={run_dir}", "two dogs", str(root)), "query=two dogs is no image, and this run reads no sentences"),
+    for overrides, said in (
+        ((f"run={run_dir}", "query=two dogs", f"images={root}"), "query=two dogs is no image, and this run reads no"),
         ((f"run={clip_run}",), "say what to look for"),
-        ((f"run={clip_run}", "dog.jpg", str(root)), "query=dog.jpg does not exist"),
-        ((f"run={clip_run}", "a dog", "nowhere"), "nowhere does not exist"),
-        ((f"run={clip_run}", "a dog", "empty"), "holds no images"),
-        ((f"run={clip_run}", "a dog", str(root), "output=mine.html"), "was not written by this command"),
-        ((f"run={clip_run}", "two", "dogs", str(root)), "is one argument too many; write a sentence in quotes"),
-        ((f"run={clip_run}", "a dog", str(root), "count=0"), "count=0"),
+        ((f"run={clip_run}", "query=dog.jpg", f"images={root}"), "query=dog.jpg does not exist"),
+        ((f"run={clip_run}", "query=a dog", "images=nowhere"), "nowhere does not exist"),
+        ((f"run={clip_run}", "query=a dog", f"images={tmp_path / 'empty'}"), "holds no images"),
+        ((f"run={clip_run}", f"query={root / 'bad.png'}", f"images={root}"), "bad.png cannot be decoded"),
+        ((f"run={clip_run}", "query=a dog", f"output={tmp_path / 'mine.html'}"), "was not written by this command"),
+        ((f"run={clip_run}", "query=a dog", f"output={tmp_path}"), "is a folder"),
+        ((f"run={clip_run}", "query=a dog", "count=0"), "count=0"),
     ):
-        assert said in error_of(run("simclr.search", *arguments, check=False))
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(InputError, match=re.escape(said)):
+            search(compose("search", list(overrides)))
+    done = run("simclr.search", f"run={clip_run}", "two", "dogs", str(root), check=False)
+    assert "is one argument too many; write a sentence in quotes" in error_of(done)
     assert (tmp_path / "mine.html").read_text() == "of mine"
 
 

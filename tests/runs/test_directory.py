@@ -15,6 +15,9 @@ from tests.runs.test_identity import composed
 OURS = (
     "metrics.json",
     "backbone.safetensors",
+    "backbone.onnx",
+    "onnx/text.onnx",
+    "search_two-dogs.html",
     "hparams.yaml",
     "events.out.tfevents.1795592851.host.1.0",
     "evaluation/events.out.tfevents.1795592851.host.1.0",
