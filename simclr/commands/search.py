@@ -52,7 +52,7 @@ def search(config: DictConfig) -> None:
 
     quiet_libraries()
     check_number(config, "count", 1, 1000)
-    if config.query is None:
+    if config.query is None or not str(config.query).strip():
         raise InputError('say what to look for: python -m simclr.search run=RUN_DIR "two dogs on grass" FOLDER')
     asked = str(config.query)
     last, run_dir, moment = locate(config.run, config.ckpt)
@@ -62,7 +62,7 @@ def search(config: DictConfig) -> None:
     path = place / f"search_{_slug(asked)}.html" if config.output is None else Path(str(config.output)).expanduser()
     if path.is_dir():
         raise InputError(f"output={path} is a folder; give the path of a file, such as {path / 'found.html'}")
-    if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace")[:500]:
+    if path.exists() and MADE_BY.encode() not in path.read_bytes()[:500]:
         raise InputError(f"output={path} exists, and was not written by this command; choose another path")
 
     query: str | np.ndarray

@@ -125,6 +125,8 @@ class ImageText:
                 archive.passed_over.add("texts beside no image", name)
             rows = _by_split(list(files.rows(self.encoding, self.columns)), str(self.root))
         else:
+            for name in sorted(set(texts) - set(tables)):
+                archive.passed_over.add(ending(name), name)
             rows = self._tabulated(archive, tables, elsewhere)
         return self._splits(archive, rows, Finder(images))
 

@@ -302,6 +302,8 @@ def test_shards_that_have_changed_are_read_again(tmp_path):
     assert everything[0] ^ everything[1] == {"a cat", "something else"}
 
 
-def test_a_table_goes_before_texts_that_a_few_images_have(tmp_path):
+def test_a_table_goes_before_texts_that_a_few_images_have(tmp_path, caplog):
     root = write_folder(tmp_path / "all", images() | {"captions.csv": table(ROWS), "images/dog.txt": b"of a dog"})
-    assert said(ImageText(str(root), 8).load().train)[0] == CAPTIONS["dog.png"]
+    with caplog.at_level(logging.INFO):
+        assert said(ImageText(str(root), 8).load().train)[0] == CAPTIONS["dog.png"]
+    assert "1 × .txt (images/dog.txt)" in caplog.text
