@@ -22,7 +22,18 @@ log = logging.getLogger(__name__)
 
 # Every file that training, evaluation and drawing write into a run directory, as a path below it. Nothing else in it is
 # ever deleted.
-PROTOCOLS = ("linear", "knn", "finetune", "localize", "transfer", "zero_shot", "retrieval", "few_shot", "cluster")
+PROTOCOLS = (
+    "linear",
+    "knn",
+    "finetune",
+    "localize",
+    "transfer",
+    "zero_shot",
+    "retrieval",
+    "few_shot",
+    "cluster",
+    "robust",
+)
 FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
