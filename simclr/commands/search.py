@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from simclr.augment.plain import Plain
+    from simclr.commands.encoder import Encoder
     from simclr.evaluation.collection import Collection
     from simclr.figures.contact_sheet import Hit
 
@@ -27,20 +27,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = 192  # pixels of an image on the page
 NAMED = 5  # hits that the terminal shows, too
-
-
-class Searcher(NamedTuple):
-    """The encoder of one checkpoint. size: pixels that images are decoded at, before plain shows them to it.
-
-    head, text: of a CLIP run, for sentences; None of another.
-    """
-
-    encoder: nn.Module
-    head: nn.Module | None
-    text: Any
-    size: Any
-    plain: Plain
-    device: torch.device
 
 
 def search(config: DictConfig) -> None:
@@ -57,7 +43,7 @@ def search(config: DictConfig) -> None:
     asked = str(config.query)
     last, run_dir, moment = locate(config.run, config.ckpt)
     sentence = not _is_image(asked)
-    searcher = _searcher(config, last.content, sentence)
+    encoder = _opened(config, last.content, sentence)
     place = results_place(run_dir, None)
     path = place / f"search_{_slug(asked)}.html" if config.output is None else Path(str(config.output)).expanduser()
     if path.is_dir():
@@ -68,11 +54,11 @@ def search(config: DictConfig) -> None:
     query: str | np.ndarray
     if sentence:
         query, title = asked, asked
-        target = searcher.text.embed([asked])[0].detach()
+        target = encoder.parts["text"].embed([asked])[0].detach()  # type: ignore[operator]
     else:
         query, title = _decoded(asked, SHOWN), Path(asked).name
-        target = _features(searcher, asked)
-    hits, counted = _found(config, last, searcher, place, target, searcher.head if sentence else None)
+        target = _features(encoder, asked)
+    hits, counted = _found(config, last, encoder, place, target, encoder.parts.get("head"))
     step = f"step {last.content['global_step']}" + (f" ({moment})" if moment else "")
     note = f"The nearest {len(hits):,} of {counted}, by {run_dir.resolve().name}, {step}. Numbers are cosines."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,30 +69,21 @@ def search(config: DictConfig) -> None:
     log.info("%s%d in all: %s", "... " if len(hits) > NAMED else "", len(hits), path)
 
 
-def _searcher(config: DictConfig, checkpoint: dict[str, Any], sentence: bool) -> Searcher:
-    import torch
-
-    from simclr.runs.assemble import reassemble, shown_as
+def _opened(config: DictConfig, checkpoint: dict[str, Any], sentence: bool) -> Encoder:
+    """The encoder, and where the query is a sentence what compares images with it."""
+    from simclr.commands.encoder import open_encoder
     from simclr.runs.identity import upgraded
-    from simclr.system.precision import choose_accelerator
 
-    settings = upgraded(checkpoint["config"])
-    if sentence and "text" not in settings["method"]:
+    if sentence and "text" not in upgraded(checkpoint["config"])["method"]:
         raise InputError(
             f"query={config.query} is no image, and this run reads no sentences (see method=clip); give the path of an "
             "image"
         )
-    wanted = ["backbone", "head", "text"] if sentence else ["backbone"]
-    parts, device = reassemble(checkpoint, wanted, text=sentence), torch.device(choose_accelerator("auto"))
-    for part in parts.values():
-        part.to(device).eval()
-    plain = shown_as(checkpoint)
-    size = settings["data"].get("size", plain.size)
-    return Searcher(parts["backbone"], parts.get("head"), parts.get("text"), size, plain, device)
+    return open_encoder(checkpoint, ["backbone", "head", "text"] if sentence else ["backbone"])
 
 
 def _found(
-    config: DictConfig, last: Any, searcher: Searcher, place: Path, target: torch.Tensor, head: nn.Module | None
+    config: DictConfig, last: Any, encoder: Encoder, place: Path, target: torch.Tensor, head: nn.Module | None
 ) -> tuple[list[Hit], str]:
     """The hits, and what was searched in words: the images given, or the run's own."""
     from simclr.data.files.archive import FolderArchive, path_of
@@ -121,7 +98,7 @@ def _found(
     features = place / "features"
     if config.images is not None:
         archive = open_archive_or_shards(path_of("images", config.images), image_endings(), "images")
-        images = collect(searcher.encoder, archive, searcher.size, searcher.plain, searcher.device, features)
+        images = collect(encoder.backbone, archive, encoder.size, encoder.plain, encoder.device, features)
         hits = []
         for index, similarity in _nearest(images, target, config.count, head):
             name = images.names[index]
@@ -132,7 +109,7 @@ def _found(
     store = splits.val or splits.train
     which = "validation" if store is splits.val else "training"
     title = f"Features of {which} images"
-    known = extract_with_cache(searcher.encoder, store, searcher.device, features, title, searcher.plain)
+    known = extract_with_cache(encoder.backbone, store, encoder.device, features, title, encoder.plain)
     images = Collection([f"{which} image {index}" for index in range(len(store))], known)
     hits = [
         Hit(store.gather(slice(index, index + 1))[0].numpy(), images.names[index], similarity, None)
@@ -172,12 +149,12 @@ def _decoded(asked: str, size: int) -> np.ndarray:
         raise InputError(f"query={asked} cannot be decoded ({reason}); give another image") from error
 
 
-def _features(searcher: Searcher, asked: str) -> torch.Tensor:
+def _features(encoder: Encoder, asked: str) -> torch.Tensor:
     import torch
 
-    pixels = torch.from_numpy(_decoded(asked, searcher.size)[None]).to(searcher.device)
+    pixels = torch.from_numpy(_decoded(asked, encoder.size)[None]).to(encoder.device)
     with torch.no_grad():
-        return searcher.encoder(searcher.plain(pixels))[0]
+        return encoder.backbone(encoder.plain(pixels))[0]
 
 
 def _slug(asked: str) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -62,29 +66,88 @@ def collect(
     They are kept in `folder` under a name made of the weights and of what the archive holds, so that what is read back
     is never stale. Raises InputError where there is no image.
     """
-    names = archive.names()
-    if not names:
-        raise InputError(f"{shown(archive.path)} holds no images (files that end in .jpg, .png, ...)")
+    names = _names(archive)
     digest = hashlib.sha256(f"{archive.path} {archive.fingerprint()} {size} {plain}".encode())
     update_with_weights(digest, encoder)
     path = folder / f"{digest.hexdigest()[:24]}.safetensors"
     kept = _kept(path, device)
     if kept is None:
-        decoder, features = Decoder(archive, size), []
-        with frozen(encoder):
-            for pixels in decoder.batches(names, "Reading images"):
-                if len(pixels):
-                    features.append(encoder(plain(torch.from_numpy(pixels).to(device))).cpu())
-        if not features:
-            raise InputError(f"{said_of_broken(archive, decoder.broken, len(names))}; {archive.remedy}")
+        decoder = Decoder(archive, size)
+        features = list(_features(encoder, decoder, names, plain, device))
         kept = Collection([name for name in names if name not in decoder.broken], torch.cat(features)), decoder.broken
         notes = {"names": json.dumps(kept[0].names), "broken": json.dumps(kept[1])}
         with replacing(path) as unfinished:
             unfinished.write_bytes(save({"features": kept[0].features}, notes))
     found, broken = kept
-    if broken:
-        log.warning("%s; left out.", said_of_broken(archive, broken, len(names)))
+    _say_broken(archive, broken, len(names))
     return Collection(found.names, found.features.to(device))
+
+
+def write_npz(
+    path: Path,
+    encoder: nn.Module,
+    archive: Archive,
+    size: int,
+    plain: Plain,
+    device: torch.device,
+    head: nn.Module | None = None,
+) -> tuple[int, int]:
+    """As `collect`, into a file of NumPy's, however many images there are; returns the features' shape.
+
+    "features" are what a head makes of them, where one is given. They go through a file beside it, so that memory holds
+    the names and one batch. Raises InputError where there is no image.
+    """
+    names = _names(archive)
+    decoder, count, width = Decoder(archive, size), 0, 0
+    with tempfile.TemporaryFile(dir=path.parent) as rows:
+        for batch in _features(encoder, decoder, names, plain, device, head):
+            rows.write(batch.numpy().astype("<f4").tobytes())
+            count, width = count + len(batch), batch.shape[1]
+        rows.seek(0)
+        with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w") as npz:
+            with npz.open("features.npy", "w", force_zip64=True) as file:
+                about = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+                np.lib.format.write_array_header_1_0(file, about)
+                shutil.copyfileobj(rows, file, 2**20)
+            with npz.open("names.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.array([name for name in names if name not in decoder.broken]))
+    _say_broken(archive, decoder.broken, len(names))
+    return count, width
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is one that `write_npz` has written."""
+    return zipfile.is_zipfile(path) and zipfile.ZipFile(path).namelist() == ["features.npy", "names.npy"]
+
+
+def _names(archive: Archive) -> list[str]:
+    names = archive.names()
+    if not names:
+        raise InputError(f"{shown(archive.path)} holds no images (files that end in .jpg, .png, ...)")
+    return names
+
+
+def _features(
+    encoder: nn.Module,
+    decoder: Decoder,
+    names: list[str],
+    plain: Plain,
+    device: torch.device,
+    head: nn.Module | None = None,
+) -> Iterator[Tensor]:
+    """Features [B, F] on the CPU of those that can be decoded, in order. Raises InputError where none can."""
+    network = encoder if head is None else nn.Sequential(encoder, head)
+    for pixels in decoder.batches(names, "Reading images"):
+        if len(pixels):
+            with frozen(network):
+                yield network(plain(torch.from_numpy(pixels).to(device))).float().cpu()
+    if len(decoder.broken) == len(names):
+        raise InputError(f"{said_of_broken(decoder.archive, decoder.broken, len(names))}; {decoder.archive.remedy}")
+
+
+def _say_broken(archive: Archive, broken: dict[str, str], count: int) -> None:
+    if broken:
+        log.warning("%s; left out.", said_of_broken(archive, broken, count))
 
 
 def _kept(path: Path, device: torch.device) -> tuple[Collection, dict[str, str]] | None:

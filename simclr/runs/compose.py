@@ -50,8 +50,8 @@ OmegaConf.register_new_resolver("from_home", os.path.expanduser, replace=True)  
 def compose_config(*overrides: str, command: str = "train") -> DictConfig:
     """The configuration that `python train.py OVERRIDES...` would train, with every reference in it followed.
 
-    For notebooks and scripts. command: "train", "linear_eval", "visualize", "search" or "export". Raises Hydra's own
-    exceptions for overrides that are not understood.
+    For notebooks and scripts. command: "train", "linear_eval", "visualize", "search", "embed" or "export". Raises
+    Hydra's own exceptions for overrides that are not understood.
     """
     prefer_own_configs()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

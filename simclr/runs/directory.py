@@ -37,7 +37,7 @@ PROTOCOLS = (
 FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
-    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.(safetensors|onnx)|search_[\w-]+\.html|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
+    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.(safetensors|onnx)|search_[\w-]+\.html|embedded_[^/]+\.npz|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
     r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
     r"|open_clip/(open_clip_config\.json|open_clip_model\.safetensors|tokenizer\.json)"
     r"|onnx/(image\.onnx|text\.onnx|tokenizer\.json)"

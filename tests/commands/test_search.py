@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from simclr.commands.arguments import named
+from simclr.commands.embed import embed
 from simclr.commands.search import search
 from simclr.errors import InputError
 from simclr.runs.assemble import reassemble
@@ -134,6 +136,40 @@ def test_what_cannot_be_searched_is_refused_in_a_line(run: Run, finished, clip_r
     done = run("simclr.search", f"run={clip_run}", "two", "dogs", str(root), check=False)
     assert "is one argument too many; write a sentence in quotes" in error_of(done)
     assert (tmp_path / "mine.html").read_text() == "of mine"
+
+
+@pytest.mark.parametrize("layer", ["features", "head"])
+def test_features_of_any_images_go_into_one_file(run: Run, clip_run, tmp_path, layer):
+    """By hand from the same weights; a broken image is said and left out."""
+    root = write_folder(tmp_path / "mine", FILES | {"bad.png": b"no image"})
+    done = run("simclr.embed", f"run={clip_run}", str(root), f"layer={layer}", "output=mine.npz")
+    assert "bad.png" in done.stdout + done.stderr
+    scope: dict[str, Any] = {"numpy": np}
+    lines = "\n".join(re.findall(r"^    (.+)$", done.stdout, re.MULTILINE))
+    exec(lines.replace("'mine.npz'", repr(str(tmp_path / "mine.npz"))), scope)
+    parts = reassemble(load_checkpoint(last_checkpoint(clip_run)), ["backbone", "head"])
+    network = torch.nn.Sequential(*(parts[name] for name in ("backbone", "head")[: 1 + (layer == "head")])).eval()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(np.stack(list(PIXELS.values()))).permute(0, 3, 1, 2) / 255)
+    assert scope["names"].tolist() == [f"some photos/{name}" for name in PIXELS]
+    torch.testing.assert_close(torch.from_numpy(scope["features"]), expected, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_embedded_is_refused_in_a_line(clip_run, tmp_path):
+    (tmp_path / "mine.npz").write_text("of mine")
+    (tmp_path / "bad.png").write_text("no image")
+    for overrides, said in (
+        ((), "say which images"),
+        ((f"images={tmp_path}", "layer=neck"), "layer=neck is not known"),
+        ((f"images={tmp_path}", f"output={tmp_path / 'mine.npz'}"), "was not written by this command"),
+        ((f"images={tmp_path}", "output=mine.txt"), "ends in .npz"),
+        ((f"images={tmp_path}", f"output={tmp_path / 'new.npz'}"), "bad.png"),
+        ((f"images={tmp_path}", "part=target_backbone"), "part=target_backbone is not in this checkpoint"),
+    ):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(InputError, match=re.escape(said)):
+            embed(compose("embed", [f"run={clip_run}", *overrides]))
+    assert (tmp_path / "mine.npz").read_text() == "of mine"
+    assert not (tmp_path / "new.npz").exists()
 
 
 def test_arguments_without_a_key_get_one():

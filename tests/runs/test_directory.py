@@ -18,6 +18,7 @@ OURS = (
     "backbone.onnx",
     "onnx/text.onnx",
     "search_two-dogs.html",
+    "embedded_photos.npz",
     "hparams.yaml",
     "events.out.tfevents.1795592851.host.1.0",
     "evaluation/events.out.tfevents.1795592851.host.1.0",

@@ -1,0 +1,63 @@
+"""Write the features of any images into one file. `python -m simclr.embed --help` shows commands and keys."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from simclr.commands.app import clear_errors, quiet_libraries, run_command
+from simclr.errors import InputError
+from simclr.runs.compose import CONFIGS
+
+log = logging.getLogger(__name__)
+
+
+def embed(config: DictConfig) -> None:
+    """Write names and features of the images that config.images names, and say how they are read."""
+    from simclr.commands.encoder import open_encoder
+    from simclr.data.files.archive import path_of
+    from simclr.data.files.pixels import image_endings
+    from simclr.data.files.shards import open_archive_or_shards
+    from simclr.evaluation.collection import is_npz, write_npz
+    from simclr.runs.checkpoint import locate
+    from simclr.runs.place import results_place
+
+    quiet_libraries()
+    if config.images is None:
+        raise InputError("say which images: python -m simclr.embed run=RUN_DIR FOLDER")
+    if config.layer not in ("features", "head"):
+        raise InputError(f"layer={config.layer} is not known; choose features or head")
+    last, run_dir, moment = locate(config.run, config.ckpt)
+    encoder = open_encoder(last.content, ["backbone", *(["head"] if config.layer == "head" else [])], config.part)
+    archive = open_archive_or_shards(path_of("images", config.images), image_endings(), "images")
+    if config.output is None:
+        name = "_".join(filter(None, ("embedded", archive.path.stem, moment)))
+        path = results_place(run_dir, None) / f"{name}.npz"
+    else:
+        path = Path(str(config.output)).expanduser()
+    if path.suffix != ".npz":
+        raise InputError(f"output={path} is not usable: the file is NumPy's, and ends in .npz")
+    if path.is_dir() or (path.exists() and not is_npz(path)):
+        raise InputError(f"output={path} exists, and was not written by this command; choose another path")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = write_npz(
+        path, encoder.backbone, archive, encoder.size, encoder.plain, encoder.device, encoder.parts.get("head")
+    )
+    log.info("%s of %s images of %s, %d numbers each: %s", config.layer, f"{shape[0]:,}", archive.path, shape[1], path)
+    log.info(
+        "Read them with:\n    content = numpy.load(%r)\n    names, features = content['names'], content['features']",
+        str(path),
+    )
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="embed")
+def command(config: DictConfig) -> None:
+    with clear_errors("close other programs"):
+        embed(config)
+
+
+def main() -> None:
+    run_command(command, "embed", words=("images",))

@@ -1,0 +1,44 @@
+"""An encoder and what belongs to it, from a checkpoint: how it is shown images that are none of its run's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from simclr.augment.plain import Plain
+
+
+class Encoder(NamedTuple):
+    """parts: by name, "backbone" among them, in eval mode on `device`.
+
+    size: pixels that images are decoded at, as for the run's store; plain: how these are shown to the backbone.
+    """
+
+    parts: dict[str, nn.Module]
+    size: int
+    plain: Plain
+    device: torch.device
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.parts["backbone"]
+
+
+def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "backbone") -> Encoder:
+    """The `wanted` parts of a checkpoint. part: which of its backbones. Raises InputError for one that it lacks."""
+    import torch
+
+    from simclr.runs.assemble import reassemble, shown_as
+    from simclr.runs.identity import upgraded
+    from simclr.system.precision import choose_accelerator
+
+    made = reassemble(checkpoint, wanted, part, text="text" in wanted)
+    parts = {name: made[name] for name in wanted}  # what is not asked for would be as new
+    device, plain = torch.device(choose_accelerator("auto")), shown_as(checkpoint)
+    for module in parts.values():
+        module.to(device).eval()
+    return Encoder(parts, upgraded(checkpoint["config"])["data"].get("size", plain.size), plain, device)
