@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from simclr.augment.plain import Plain
 
 
-class Encoder(NamedTuple):
+class OpenedEncoder(NamedTuple):
     """parts: by name, "backbone" among them, in eval mode on `device`.
 
     size: pixels that images are decoded at, as for the run's store; plain: how these are shown to the backbone.
@@ -28,7 +28,7 @@ class Encoder(NamedTuple):
         return self.parts["backbone"]
 
 
-def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "backbone") -> Encoder:
+def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "backbone") -> OpenedEncoder:
     """The `wanted` parts of a checkpoint. part: which of its backbones. Raises InputError for one that it lacks."""
     import torch
 
@@ -41,4 +41,4 @@ def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "
     device, plain = torch.device(choose_accelerator("auto")), shown_as(checkpoint)
     for module in parts.values():
         module.to(device).eval()
-    return Encoder(parts, upgraded(checkpoint["config"])["data"].get("size", plain.size), plain, device)
+    return OpenedEncoder(parts, upgraded(checkpoint["config"])["data"].get("size", plain.size), plain, device)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from simclr.commands.encoder import Encoder
+    from simclr.commands.encoder import OpenedEncoder
     from simclr.evaluation.collection import Collection
     from simclr.figures.contact_sheet import Hit
 
@@ -69,7 +69,7 @@ def search(config: DictConfig) -> None:
     log.info("%s%d in all: %s", "... " if len(hits) > NAMED else "", len(hits), path)
 
 
-def _opened(config: DictConfig, checkpoint: dict[str, Any], sentence: bool) -> Encoder:
+def _opened(config: DictConfig, checkpoint: dict[str, Any], sentence: bool) -> OpenedEncoder:
     """The encoder, and where the query is a sentence what compares images with it."""
     from simclr.commands.encoder import open_encoder
     from simclr.runs.identity import upgraded
@@ -83,7 +83,7 @@ def _opened(config: DictConfig, checkpoint: dict[str, Any], sentence: bool) -> E
 
 
 def _found(
-    config: DictConfig, last: Any, encoder: Encoder, place: Path, target: torch.Tensor, head: nn.Module | None
+    config: DictConfig, last: Any, encoder: OpenedEncoder, place: Path, target: torch.Tensor, head: nn.Module | None
 ) -> tuple[list[Hit], str]:
     """The hits, and what was searched in words: the images given, or the run's own."""
     from simclr.data.files.archive import FolderArchive, path_of
@@ -149,7 +149,7 @@ def _decoded(asked: str, size: int) -> np.ndarray:
         raise InputError(f"query={asked} cannot be decoded ({reason}); give another image") from error
 
 
-def _features(encoder: Encoder, asked: str) -> torch.Tensor:
+def _features(encoder: OpenedEncoder, asked: str) -> torch.Tensor:
     import torch
 
     pixels = torch.from_numpy(_decoded(asked, encoder.size)[None]).to(encoder.device)
