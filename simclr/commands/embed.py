@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -23,7 +22,7 @@ def embed(config: DictConfig) -> None:
     from simclr.data.files.shards import open_archive_or_shards
     from simclr.evaluation.collection import is_npz, write_npz
     from simclr.runs.checkpoint import locate
-    from simclr.runs.place import results_place
+    from simclr.runs.place import file_to_write, results_place
 
     quiet_libraries()
     if config.images is None:
@@ -33,16 +32,10 @@ def embed(config: DictConfig) -> None:
     last, run_dir, moment = locate(config.run, config.ckpt)
     encoder = open_encoder(last.content, ["backbone", *(["head"] if config.layer == "head" else [])], config.part)
     archive = open_archive_or_shards(path_of("images", config.images), image_endings(), "images")
-    if config.output is None:
-        name = "_".join(filter(None, ("embedded", archive.path.stem, moment)))
-        path = results_place(run_dir, None) / f"{name}.npz"
-    else:
-        path = Path(str(config.output)).expanduser()
-    if path.suffix != ".npz":
-        raise InputError(f"output={path} is not usable: the file is NumPy's, and ends in .npz")
-    if path.is_dir() or (path.exists() and not is_npz(path)):
-        raise InputError(f"output={path} exists, and was not written by this command; choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if config.output is not None and not str(config.output).endswith(".npz"):
+        raise InputError(f"output={config.output} is not usable: the file is NumPy's, and ends in .npz")
+    name = "_".join(filter(None, ("embedded", archive.path.stem, moment)))
+    path = file_to_write(config.output, lambda: results_place(run_dir, None) / f"{name}.npz", is_npz, "photos.npz")
     shape = write_npz(
         path, encoder.backbone, archive, encoder.size, encoder.plain, encoder.device, encoder.parts.get("head")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,7 @@ def export_onnx(config: DictConfig) -> None:
     about = {name: json.dumps(value) for name, value in described(config, source, checkpoint, run_dir).items()}
     if "text" not in upgraded(checkpoint["config"])["method"]:
         backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
-        path = new_file(config, run_dir, moment, ".onnx")
-        if path.exists() and not onnx.is_ours(path):
-            raise not_ours(path)
+        path = new_file(config, run_dir, moment, ".onnx", onnx.is_ours)
         with replacing(path) as unfinished:
             onnx.write_image_tower(onnx.ImageTower(backbone, None, plain), unfinished, about)
         log.info("%s, step %d of %s: %s", config.part, checkpoint["global_step"], run_dir, path)
@@ -126,10 +124,12 @@ def export_part(config: DictConfig) -> None:
     (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
     backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
     about = described(config, source, checkpoint, run_dir)
-    path = new_file(config, run_dir, moment, ".safetensors")
-    # What training wrote at the end of the run has no note of its own, and holds the same.
-    if path.exists() and _about(path) is None and path.resolve() != (run_dir / "backbone.safetensors").resolve():
-        raise not_ours(path)
+
+    def ours(path: Path) -> bool:
+        # What training wrote at the end of the run has no note of its own, and holds the same.
+        return _about(path) is not None or path.resolve() == (run_dir / "backbone.safetensors").resolve()
+
+    path = new_file(config, run_dir, moment, ".safetensors", ours)
     export_backbone(backbone, path, {EXPORTED: json.dumps(about)})
     log.info("%s, step %d of %s: %s", config.part, about["step"], run_dir, path)
     log.info(
@@ -158,25 +158,15 @@ def described(config: DictConfig, source: Path, checkpoint: Mapping[str, Any], r
     }
 
 
-def new_file(config: DictConfig, run_dir: Path, moment: str, ending: str) -> Path:
-    """The file to write, in a folder that is there. Raises InputError for a folder in its place."""
-    from simclr.runs.place import results_place
+def new_file(config: DictConfig, run_dir: Path, moment: str, ending: str, ours: Callable[[Path], bool]) -> Path:
+    """The file to write, by default in the run directory; see `file_to_write`."""
+    from simclr.runs.place import file_to_write, results_place
 
-    if config.output is None:
-        # Weights on the way, or of a bare checkpoint, never take the place of the encoder that a run has ended with.
-        name = f"{config.part}_{moment}" if moment else config.part
-        path = results_place(run_dir, None) / f"{name}{ending}"
-    else:
-        path = Path(str(config.output)).expanduser()
-    if path.is_dir():
-        example = path / f"encoder{ending}"
-        raise InputError(f"output={path} is a folder; give the path of a file, such as {example}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def not_ours(path: Path) -> InputError:
-    return InputError(f"output={path} exists, and was not written by this command; choose another path, or remove it")
+    # Weights on the way, or of a bare checkpoint, never take the place of the encoder that a run has ended with.
+    name = f"{config.part}_{moment}" if moment else config.part
+    return file_to_write(
+        config.output, lambda: results_place(run_dir, None) / f"{name}{ending}", ours, f"encoder{ending}"
+    )
 
 
 def new_folder(output: object, usual: Path, files: Sequence[str]) -> Path:

@@ -33,7 +33,7 @@ def search(config: DictConfig) -> None:
     """Write a page of the images nearest to the query, and name the first few."""
     from simclr.figures.contact_sheet import MADE_BY, contact_sheet
     from simclr.runs.checkpoint import locate
-    from simclr.runs.place import results_place
+    from simclr.runs.place import file_to_write, results_place
     from simclr.system.files import replacing
 
     quiet_libraries()
@@ -45,12 +45,11 @@ def search(config: DictConfig) -> None:
     sentence = not _is_image(asked)
     encoder = _opened(config, last.content, sentence)
     place = results_place(run_dir, None)
-    path = place / f"search_{_slug(asked)}.html" if config.output is None else Path(str(config.output)).expanduser()
-    if path.is_dir():
-        raise InputError(f"output={path} is a folder; give the path of a file, such as {path / 'found.html'}")
-    if path.exists() and MADE_BY.encode() not in path.read_bytes()[:500]:
-        raise InputError(f"output={path} exists, and was not written by this command; choose another path")
 
+    def ours(path: Path) -> bool:
+        return MADE_BY.encode() in path.read_bytes()[:500]
+
+    path = file_to_write(config.output, lambda: place / f"search_{_slug(asked)}.html", ours, "found.html")
     query: str | np.ndarray
     if sentence:
         query, title = asked, asked
@@ -61,7 +60,6 @@ def search(config: DictConfig) -> None:
     hits, counted = _found(config, last, encoder, place, target, encoder.parts.get("head"))
     step = f"step {last.content['global_step']}" + (f" ({moment})" if moment else "")
     note = f"The nearest {len(hits):,} of {counted}, by {run_dir.resolve().name}, {step}. Numbers are cosines."
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         unfinished.write_text(contact_sheet(query, title, note, hits), encoding="utf-8")
     for hit in hits[:NAMED]:

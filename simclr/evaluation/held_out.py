@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr.checks import is_finite
+from simclr.errors import InputError
 from simclr.system.randomness import generator
 
 LARGE = 1000  # held-out images that tell settings apart in one go; below that they are held out in FOLDS turns
@@ -70,6 +72,13 @@ def hold_out(count: int, labels: Tensor | None = None, enough: int | None = None
     kind = "random" if labels is None else "stratified"
     turns = f"a {kind} part" if len(folds) == 1 else f"{len(folds)} {kind} parts, one after the other"
     return HeldOut(parts, f"on {sum(map(len, folds))} of them, held out in {turns}")
+
+
+def check_grid(grid: Sequence[float]) -> None:
+    """Raise InputError unless `grid` holds one or more L2 strengths, all finite and greater than 0."""
+    usable = isinstance(grid, Sequence) and not isinstance(grid, str) and len(grid) > 0
+    if not usable or not all(is_finite(l2) and l2 > 0 for l2 in grid):
+        raise InputError(f"protocol.l2_grid={grid} is not usable; it lists one or more numbers greater than 0")
 
 
 def middle(values: Sequence[Any]) -> Any:

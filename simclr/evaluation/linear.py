@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from simclr.checks import is_finite
 from simclr.errors import InputError
-from simclr.evaluation.held_out import HeldOut, held_out_score, hold_out, middle
+from simclr.evaluation.held_out import HeldOut, check_grid, held_out_score, hold_out, middle
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
@@ -119,13 +118,6 @@ class PrincipalAxes(NamedTuple):
         return (scaled_weight.detach() * per_weight) @ self.rotation.T, scaled_bias.detach() * per_bias
 
 
-def check_grid(grid: Sequence[float]) -> None:
-    """Raise InputError unless `grid` holds one or more L2 strengths, all finite and greater than 0."""
-    usable = isinstance(grid, Sequence) and not isinstance(grid, str) and len(grid) > 0
-    if not usable or not all(is_finite(l2) and l2 > 0 for l2 in grid):
-        raise InputError(f"protocol.l2_grid={grid} is not usable; it lists one or more numbers greater than 0")
-
-
 def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float], held: HeldOut) -> float:
     """The strength in `grid` whose probe, fitted on the rest, is right most often on what is held out; of equals the
     likeliest. Where nothing is held out, the middle one.
@@ -163,6 +155,15 @@ def held_out_scores(
         yield F.linear(judged, *probe)
 
 
+def fit_chosen(
+    train: Tensor, labels: Tensor, classes: int, grid: Sequence[float]
+) -> tuple[LinearProbe, float, HeldOut]:
+    """The probe of all training images, the L2 strength of `grid` that it has, and what that was chosen on."""
+    held = hold_out(len(train), labels)
+    l2 = choose_l2(train, labels, classes, grid, held)
+    return fit(train, labels, classes, l2), l2, held
+
+
 class LinearResult(NamedTuple):
     """Whether each validation image was right at once and among five: bool [N]; the L2 strength, chosen on `held`.
 
@@ -187,9 +188,7 @@ def linear_evaluation(
     check_grid(grid)
     check_classes(train_labels, "linear")
     check_features(train, val)
-    held = hold_out(len(train), train_labels)
-    l2 = choose_l2(train, train_labels, classes, grid, held)
-    probe = fit(train, train_labels, classes, l2)
+    probe, l2, held = fit_chosen(train, train_labels, classes, grid)
     scores = probe.scores(val)
     best = scores.topk(min(5, classes), dim=1).indices == val_labels[:, None]
     ece = multiclass_calibration_error(scores.softmax(dim=1), val_labels, classes, n_bins=BINS)

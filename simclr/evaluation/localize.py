@@ -10,8 +10,7 @@ from torch import Tensor
 
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
-from simclr.evaluation.held_out import HeldOut, hold_out, middle
-from simclr.evaluation.linear import check_grid
+from simclr.evaluation.held_out import HeldOut, check_grid, hold_out, middle
 from simclr.evaluation.protocol import DRAWS, Judgement, Protocol, Subject, check_features, mean_interval
 
 

@@ -12,8 +12,8 @@ from simclr.checks import is_whole
 from simclr.errors import InputError
 from simclr.evaluation.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from simclr.evaluation.features import BATCH, frozen
-from simclr.evaluation.held_out import hold_out
-from simclr.evaluation.linear import LinearProbe, check_grid, choose_l2, fit
+from simclr.evaluation.held_out import check_grid
+from simclr.evaluation.linear import LinearProbe, fit_chosen
 from simclr.evaluation.protocol import (
     DRAWS,
     Judgement,
@@ -51,10 +51,7 @@ class Robust(Protocol):
         labels, truth = subject.labels()
         check_classes(labels, self.name)
         check_features(bank, queries)
-        classes = len(subject.train.classes)
-        held = hold_out(len(bank), labels)
-        l2 = choose_l2(bank, labels, classes, self.l2_grid, held)
-        probe = fit(bank, labels, classes, l2)
+        probe, l2, held = fit_chosen(bank, labels, len(subject.train.classes), self.l2_grid)
 
         rows = torch.randperm(len(truth), generator=generator("corrupted images"))[: self.images].sort().values
         truth = truth[rows.to(truth.device)]

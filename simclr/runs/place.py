@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -35,6 +36,23 @@ def results_place(run_dir: Path, output: object) -> Path:
             log.warning("%s cannot be written to: results go to %s (output=FOLDER chooses another).", run_dir, folder)
             return folder
     raise InputError(f"{run_dir} cannot be written to; say where results are to go with output=FOLDER")
+
+
+def file_to_write(output: object, usual: Callable[[], Path], ours: Callable[[Path], bool], example: str) -> Path:
+    """The file that a command writes, in a folder that is there: `output`, or by default the usual one.
+
+    ours: whether a file that exists was written by that command, and may be again. example: a name, for who gives a
+    folder. Raises InputError for a folder, and for somebody else's file.
+    """
+    path = usual() if output is None else Path(str(output)).expanduser()
+    if path.is_dir():
+        raise InputError(f"output={path} is a folder; give the path of a file, such as {path / example}")
+    if path.exists() and not ours(path):
+        raise InputError(
+            f"output={path} exists, and was not written by this command; choose another path, or remove it"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _is_writable(folder: Path, make: bool) -> bool:

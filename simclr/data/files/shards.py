@@ -6,7 +6,7 @@ from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
 from simclr.data.files.archive import Archive, FolderArchive
-from simclr.data.files.contents import PassedOver
+from simclr.data.files.contents import PassedOver, ending
 from simclr.data.files.packed import TarArchive, open_archive
 from simclr.data.files.pixels import image_endings
 
@@ -41,8 +41,8 @@ class Shards:
 
 def open_archive_or_shards(root: Path, endings: Set[str], key: str = "data.root") -> Archive:
     """As `open_archive`; but a folder that holds tars and no image is one of shards."""
-    if root.is_dir() and not FolderArchive(root, image_endings()).names():
-        shards = Shards(root, endings)
-        if shards.names():
-            return shards
+    if root.is_dir():
+        kinds = {ending(name) for name in FolderArchive(root, image_endings() | ENDINGS).names()}
+        if kinds == ENDINGS:
+            return Shards(root, endings)
     return open_archive(root, endings, key)
