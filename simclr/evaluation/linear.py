@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from simclr.errors import InputError
 from simclr.evaluation.held_out import HeldOut, check_grid, held_out_score, hold_out, middle
 from simclr.evaluation.knn import check_settings, knn_predict, protocol
+from simclr.evaluation.principal_axes import PrincipalAxes
 from simclr.evaluation.protocol import (
     ACCURACY_WORDS,
     Judgement,
@@ -26,8 +26,6 @@ from simclr.evaluation.protocol import (
     check_features,
     tried,
 )
-
-log = logging.getLogger(__name__)
 
 BINS = 15  # of confidence, as usual
 PATIENCE = 3  # strengths in a row that do no better than the best so far, and the search stops
@@ -60,74 +58,18 @@ def fit(
     return LinearProbe(weight, bias, mean, scale)
 
 
-class PrincipalAxes(NamedTuple):
-    """Standardised features along the axes in which they do not correlate.
-
-    There the curvature of the loss is nearly diagonal, and known: L-BFGS on weights divided by its root takes a fifth
-    of the steps. The rotation leaves ‖weight‖, and so the problem, as it was.
-    """
-
-    features: Tensor  # [N, F], rotated
-    variance: Tensor  # [F], along each axis
-    rotation: Tensor  # [F, F]
-
-    @classmethod
-    def of(cls, standard: Tensor) -> PrincipalAxes:
-        """The axes of features [N, F] that are standardised already."""
-        variance, rotation = torch.linalg.eigh(standard.T @ standard / len(standard))
-        return cls(standard @ rotation, variance.clamp(min=0), rotation)
-
-    def fit(
-        self, labels: Tensor, classes: int, l2: float, start: tuple[Tensor, Tensor] | None, max_steps: int = 1000
-    ) -> tuple[Tensor, Tensor]:
-        """The optimal weight [C, F], of the features before rotation, and bias [C]."""
-        if start is None:
-            weight, bias = self.features.new_zeros(classes, len(self.variance)), self.features.new_zeros(classes)
-        else:
-            weight, bias = start[0] @ self.rotation, start[1]
-        # The softmax's part in the curvature, p (1 - p), as it is on average where the fit starts.
-        chances = F.linear(self.features, weight, bias).softmax(dim=1)
-        curvature = (1 - chances.square().sum(dim=1).mean()).clamp(min=1e-3) / classes
-        per_weight, per_bias = (self.variance * curvature + l2).rsqrt(), curvature.rsqrt()
-        scaled_weight, scaled_bias = (weight / per_weight).requires_grad_(), (bias / per_bias).requires_grad_()
-        solver = torch.optim.LBFGS(
-            [scaled_weight, scaled_bias],
-            max_iter=max_steps,
-            max_eval=2 * max_steps,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-7,  # of the loss; float32 resolves no less
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
-
-        def objective() -> Tensor:
-            solver.zero_grad()
-            weight = scaled_weight * per_weight
-            scores = F.linear(self.features, weight, scaled_bias * per_bias)
-            loss = F.cross_entropy(scores, labels) + l2 / 2 * weight.square().sum()
-            loss.backward()
-            return loss
-
-        with torch.enable_grad():
-            solver.step(objective)
-        spent = solver.state[scaled_weight]
-        if spent["n_iter"] >= max_steps or spent["func_evals"] >= 2 * max_steps:
-            log.warning(
-                "The logistic regression at L2 %g was stopped after %d steps, before it converged.", l2, max_steps
-            )
-        return (scaled_weight.detach() * per_weight) @ self.rotation.T, scaled_bias.detach() * per_bias
-
-
-def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float], held: HeldOut) -> float:
+def choose_l2(
+    features: Tensor, labels: Tensor, classes: int, grid: Sequence[float], held: HeldOut
+) -> tuple[float, float | None]:
     """The strength in `grid` whose probe, fitted on the rest, is right most often on what is held out; of equals the
-    likeliest. Where nothing is held out, the middle one.
+    likeliest. Where nothing is held out, the middle one. With it, the share that it had right; None if nothing chose.
 
     From strong to weak, until PATIENCE in a row raise neither accuracy nor likelihood: held-out accuracy rises to one
     peak and falls, and the weak end is the slow one. On unequal classes it begins with a plateau, where all images
     are given to the largest; there the likelihood rises on.
     """
     if len(grid) == 1 or not held.parts:
-        return middle(grid)
+        return middle(grid), None
     strengths = sorted(grid, reverse=True)
     paths = [held_out_scores(features, labels, classes, strengths, *part) for part in held.parts]
     truth = labels[torch.cat([held_out for held_out, _ in held.parts])]
@@ -139,7 +81,8 @@ def choose_l2(features: Tensor, labels: Tensor, classes: int, grid: Sequence[flo
         best = max(accuracy, best[0]), max(likelihood, best[1])
         if since_best == PATIENCE:
             break
-    return max(found, key=found.__getitem__)
+    l2 = max(found, key=found.__getitem__)
+    return l2, found[l2][0]
 
 
 def held_out_scores(
@@ -157,16 +100,18 @@ def held_out_scores(
 
 def fit_chosen(
     train: Tensor, labels: Tensor, classes: int, grid: Sequence[float]
-) -> tuple[LinearProbe, float, HeldOut]:
-    """The probe of all training images, the L2 strength of `grid` that it has, and what that was chosen on."""
+) -> tuple[LinearProbe, float, HeldOut, float | None]:
+    """The probe of all training images, the L2 strength of `grid` that it has, what that was chosen on, and the share
+    of it that was right (see `choose_l2`)."""
     held = hold_out(len(train), labels)
-    l2 = choose_l2(train, labels, classes, grid, held)
-    return fit(train, labels, classes, l2), l2, held
+    l2, share = choose_l2(train, labels, classes, grid, held)
+    return fit(train, labels, classes, l2), l2, held, share
 
 
 class LinearResult(NamedTuple):
     """Whether each validation image was right at once and among five: bool [N]; the L2 strength, chosen on `held`.
 
+    held_out: the share of the held-out training images that was right with that strength; None where none chose it.
     ece: expected calibration error, how far confidence and accuracy are apart (Guo et al. 2017), from 0 to 1.
     """
 
@@ -174,6 +119,7 @@ class LinearResult(NamedTuple):
     top5: Tensor
     l2: float
     held: HeldOut
+    held_out: float | None
     ece: float
 
 
@@ -188,11 +134,11 @@ def linear_evaluation(
     check_grid(grid)
     check_classes(train_labels, "linear")
     check_features(train, val)
-    probe, l2, held = fit_chosen(train, train_labels, classes, grid)
+    probe, l2, held, share = fit_chosen(train, train_labels, classes, grid)
     scores = probe.scores(val)
     best = scores.topk(min(5, classes), dim=1).indices == val_labels[:, None]
     ece = multiclass_calibration_error(scores.softmax(dim=1), val_labels, classes, n_bins=BINS)
-    return LinearResult(best[:, 0], best.any(dim=1), l2, held, ece.item())
+    return LinearResult(best[:, 0], best.any(dim=1), l2, held, share, ece.item())
 
 
 class Linear(Protocol):
@@ -220,6 +166,7 @@ class Linear(Protocol):
         numbers = accuracy(result.top1, query_labels, bank_labels) | {
             "top5": top5 if classes > 5 else None,  # of five classes or fewer all are among five
             "knn_top1": 100 * nearest.float().mean().item(),
+            "held_out_top1": None if result.held_out is None else 100 * result.held_out,
             "ece": result.ece,
             "l2": result.l2,
         }
@@ -238,7 +185,8 @@ class Linear(Protocol):
             "multinomial logistic regression (L-BFGS to convergence) on standardised, frozen, pooled features of "
             f"{train_images} un-augmented training images; L2 {held.choice(rule, self.l2_grid)}; fitted on all; "
             f"validation labels read once; {ACCURACY_WORDS}; ece: expected calibration error of the probabilities, in "
-            f"{BINS} bins of equal width"
+            f"{BINS} bins of equal width; held_out_top1: of the training images that the L2 strength was chosen on, to "
+            "choose encoders without validation"
         )
 
 

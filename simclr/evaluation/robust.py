@@ -51,7 +51,7 @@ class Robust(Protocol):
         labels, truth = subject.labels()
         check_classes(labels, self.name)
         check_features(bank, queries)
-        probe, l2, held = fit_chosen(bank, labels, len(subject.train.classes), self.l2_grid)
+        probe, l2, held, _ = fit_chosen(bank, labels, len(subject.train.classes), self.l2_grid)
 
         rows = torch.randperm(len(truth), generator=generator("corrupted images"))[: self.images].sort().values
         truth = truth[rows.to(truth.device)]

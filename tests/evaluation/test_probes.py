@@ -104,6 +104,18 @@ def test_validation_images_do_not_choose_the_strength():
     honest = linear.linear_evaluation(train, labels, val, val_labels, 5, GRID)
     spoiled = linear.linear_evaluation(train, labels, val, (val_labels + 1) % 5, 5, GRID)
     assert honest.l2 == spoiled.l2
+    assert honest.held_out == spoiled.held_out
+
+
+def test_the_held_out_accuracy_is_that_of_a_probe_which_never_saw_those_images():
+    train, labels = clusters(12_000, 10, 8, 2.0, seed=1)
+    result = linear.linear_evaluation(train, labels, train, labels, 10, GRID)
+    ((held_out, rest),) = result.held.parts
+    standard = ((train - train[rest].mean(0)) / train[rest].std(0)).double().numpy()
+    oracle = LogisticRegression(C=1 / (result.l2 * len(rest)), max_iter=5000, tol=1e-8)
+    expected = oracle.fit(standard[rest], labels[rest]).score(standard[held_out], labels[held_out])
+    assert result.held_out == pytest.approx(expected, abs=2 / len(held_out))  # a near-tie may fall the other way
+    assert linear.linear_evaluation(train, labels, train, labels, 10, GRID[:1]).held_out is None
 
 
 @pytest.mark.parametrize(("count", "share"), [(16, 0.99), (16, 0.02), (40, 0.5), (300, 0.95)])
