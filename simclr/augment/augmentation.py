@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 from simclr.augment.recipe import Recipe
-from simclr.checks import is_whole
+from simclr.checks import is_finite, is_whole
 
 MAX_VIEWS = 16
 
@@ -16,12 +17,21 @@ class Augmentation:
     """views: how many views an image gets, all by the recipe of `settings`; or a list with what is different in each.
 
     settings: the recipe's parameters. [{}, {"solarize_p": 0.2}] makes two views of which the second alone is solarised,
-    and [{}, {"size": 32}] a large view and a small one. Raises ValueError for a parameter outside its range.
+    and [{}, {"size": 32}] a large view and a small one.
+    size_until: progressive resizing (Tan & Le 2021, section 4; that it ends at the full size suits batch norm, Touvron
+    et al. 2019). [[0.5, 32], [0.8, 48]] makes views of 32 pixels for the first half of the run and of 48 up to eight
+    tenths of it; then, as all along where it is None, of `size`. Views of another size change in proportion.
+    Raises ValueError for a parameter outside its range.
     """
 
-    views: list[Recipe]
+    views: list[Recipe]  # at the run's end; all along, unless their size changes
 
-    def __init__(self, views: int | Sequence[Mapping[str, Any]], **settings: Any) -> None:
+    def __init__(
+        self,
+        views: int | Sequence[Mapping[str, Any]],
+        size_until: Sequence[tuple[float, int]] | None = None,
+        **settings: Any,
+    ) -> None:
         self.views = [_recipe(settings, f"views[{view}].", own) for view, own in enumerate(_listed(views))]
         for view, recipe in enumerate(self.views):
             for name in ("mean", "std"):
@@ -30,6 +40,37 @@ class Augmentation:
                     raise ValueError(
                         f"views[{view}].{name}={own} is not usable: all views are normalised alike ({first})"
                     )
+        _check_size_until(size_until)
+        self._smaller = [(until, self._scaled(size, settings["size"])) for until, size in size_until or ()]
+
+    def at(self, progress: float) -> list[Recipe]:
+        """The views' recipes in a step before which `progress` of the run lies, from 0 in the first to less than 1."""
+        return next((views for until, views in self._smaller if progress < until), self.views)
+
+    @property
+    def sizes(self) -> set[int]:
+        """Every size that a view has in the course of the run, in pixels."""
+        return {recipe.size for views in (self.views, *(views for _, views in self._smaller)) for recipe in views}
+
+    def _scaled(self, size: int, full: int) -> list[Recipe]:
+        try:
+            return [replace(recipe, size=round(recipe.size * size / full)) for recipe in self.views]
+        except ValueError as error:
+            raise ValueError(f"size_until has {size} pixels, at which {error}") from error
+
+
+def _check_size_until(size_until: object) -> None:
+    if size_until is None:
+        return
+    pairs = size_until if isinstance(size_until, list | tuple) else []
+    usable = all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and is_finite(pair[0]) and is_whole(pair[1]) for pair in pairs
+    )
+    if not (pairs and usable) or any(later <= share for share, later in pairwise([0, *(p[0] for p in pairs), 1])):
+        raise ValueError(
+            f"size_until={size_until} is not usable: list up to which share of the run views have how many pixels, as "
+            "[[0.5, 32], [0.8, 48]], with shares that rise between 0 and 1; or null"
+        )
 
 
 def _listed(views: object) -> list[Mapping[str, Any]]:

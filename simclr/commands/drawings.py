@@ -222,6 +222,6 @@ def augmented_pairs(subject: Subject, settings: dict[str, Any], path: Path) -> b
     batch = drawing.first_batch(
         subject.splits, augmentation, run["batch_size"], run["seed"], run["limit_images"], count
     )
-    save(drawing.draw(f"{subject.name}: views of the first step", batch, augmentation.views), path)
+    save(drawing.draw(f"{subject.name}: views of the first step", batch, augmentation.at(0)), path)
     log.info("Wrote %s", path)
     return True

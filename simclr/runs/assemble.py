@@ -60,7 +60,7 @@ def assemble(config: DictConfig) -> Assembly:
         method.check(augmentation)
     except ValueError as error:
         raise InputError(f"this method cannot learn from this augmentation: {error}") from error
-    check_sizes(method.backbone, {recipe.size for recipe in augmentation.views})
+    check_sizes(method.backbone, augmentation.sizes)
     return Assembly(source, augmentation, method)
 
 

@@ -86,6 +86,7 @@ LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("scheduler.warmup_epochs", 0, "scheduler._target_=simclr.optim.schedules.cosine"),
     ("data.captions", False, "data._target_=simclr.data.shapes.Shapes"),
     ("augmentation.views", 2, "augmentation.crop_scale"),
+    ("augmentation.size_until", None, "augmentation.crop_scale"),
     ("augmentation.blur_p", 1.0, "augmentation.crop_scale"),
     ("augmentation.interpolation", "bilinear", "augmentation.crop_scale"),
     ("augmentation.color_first", False, "augmentation.crop_scale"),

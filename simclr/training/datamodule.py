@@ -184,7 +184,8 @@ class PretrainingData(pl.LightningDataModule):
         return StepLoader(self.pretrain, self.batch_size, self.seed, step, part, pinned=on_gpu, reads=self.reads)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Views:
-        """Augment on the device. The draws are a function of (seed, step, view, place in the batch) and nothing else.
+        """Augment on the device. The draws are a function of (seed, step, view, place in the batch) and nothing else;
+        the views' size is one of the share of the run that lies before the step.
 
         Every process draws for the whole batch and keeps what its rank has of it, so that an image gets the same views
         whatever the number of processes.
@@ -192,8 +193,14 @@ class PretrainingData(pl.LightningDataModule):
         _, height, width, _ = batch.images.shape
         part = distributed.shard(self.batch_size)
         views = []
-        for view, recipe in enumerate(self.augmentation.views):
+        for view, recipe in enumerate(self.augmentation.at(self._progress(batch.step))):
             draws = recipe.draw(self.batch_size, height, width, generator("augment", self.seed, batch.step, view))
             own = Draws(*(field[part] for field in draws))
             views.append(self.augment(batch.images, own, recipe))
         return Views(views, batch.columns)
+
+    def _progress(self, step: int) -> float:
+        """The share of the run that lies before a step; 0 outside a run."""
+        if self.trainer is None:
+            return 0.0
+        return step / ((self.trainer.max_epochs or 1) * self.steps_per_epoch)

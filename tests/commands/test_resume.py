@@ -50,7 +50,8 @@ def wait_for_a_checkpoint(folder: Path, process: "subprocess.Popen[str]", of_ste
         time.sleep(0.01)
 
 
-LONGER = (*TINY_RUN, "data.train_count=192", "callbacks.online_knn=null")  # 12 steps an epoch
+GROWING = "augmentation.size_until=[[0.3,12],[0.7,14]]"  # so that every kill comes in mid-schedule
+LONGER = (*TINY_RUN, "data.train_count=192", "callbacks.online_knn=null", GROWING)  # 12 steps an epoch
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,19 @@
 """Procedural shapes, image folders, and the batches that training reads."""
 
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import cast
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.core.optimizer import LightningOptimizer
 
 from simclr.augment import reference
-from simclr.data.batch import Batch
+from simclr.augment.augmentation import Augmentation
+from simclr.data.batch import Batch, Views
 from simclr.data.folder import ImageFolder
 from simclr.data.shapes import SHAPES, Shapes
 from simclr.data.store import Splits
@@ -194,6 +198,33 @@ def test_views_are_a_function_of_seed_and_step(store):
     assert not torch.equal(views(1, 0), first)
     # One recipe, two engines: solarised values apart, the reference shows the same images.
     assert (views(0, 0, reference.augment) - first).abs().mean() < 0.02
+
+
+class Sees(pl.LightningModule):
+    """Learns nothing, and remembers the sizes of the views of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.sizes: list[list[int]] = []
+
+    def training_step(self, batch: Views, batch_idx: int) -> None:
+        self.sizes.append([images.shape[-1] for images in batch.images])
+        cast(LightningOptimizer, self.optimizers()).step()  # which Lightning counts
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def test_the_views_of_a_step_have_the_size_that_the_configuration_says():
+    augmentation = Augmentation(2, size_until=[[0.5, 16], [0.75, 24]], **asdict(replace(RECIPE, size=32)))
+    data, sees = PretrainingData(Shapes(50, 10, 32, seed=0), augmentation, 8, 0), Sees()
+    trainer = pl.Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(sees, data)  # 12 steps
+    assert sees.sizes == [[16, 16]] * 6 + [[24, 24]] * 3 + [[32, 32]] * 3
+    assert data.plain.size == 32
 
 
 def test_settings_that_cannot_be_used():
