@@ -61,8 +61,10 @@ def judge(config: DictConfig) -> float | None:
     warn_of_doubts(train, val)
     if plain.scales(val.size):
         log.info("The encoder learned from views of %d pixels; images of %d are scaled to that.", plain.size, val.size)
+    # What a head takes in are pooled features.
+    encoder = parts["backbone"] if config.layer == "head" else protocol.read_from(parts["backbone"])
     subject = Subject(
-        encoder=parts["backbone"].to(device),
+        encoder=encoder.to(device),
         head=parts["head"].to(device) if config.layer == "head" or "head" in protocol.parts else None,
         text=parts["text"].to(device) if "text" in protocol.parts else None,
         train=train.first_of_shuffle(config.limit_images),

@@ -55,7 +55,7 @@ def last_accuracy(run_dir: Path) -> float | None:
 
 def check_protocols(protocols: object) -> None:
     """Raise InputError unless `evaluate` lists protocols that need nothing but a run."""
-    known = ("linear", "knn", "localize", "zero_shot", "retrieval")
+    known = ("linear", "knn", "localize", "segment", "few_shot", "cluster", "robust", "zero_shot", "retrieval")
     if not isinstance(protocols, ListConfig) or not set(protocols) <= set(known):
         raise InputError(f"evaluate={protocols} is not usable; it lists protocols, of {', '.join(known)}")
 

@@ -57,6 +57,14 @@ def captions(of_images: Sequence[Sequence[str]]) -> Column:
     return Column(np.stack([starts, ends], axis=1), tuple(text for texts in of_images for text in texts))
 
 
+UNKNOWN = 255  # in a mask: a pixel that nobody has judged, such as an object's edge
+
+
+def masks(values: np.ndarray, classes: Sequence[str]) -> Column:
+    """What every pixel shows, uint8 [N, H, W], as an index into the names of the classes; or UNKNOWN."""
+    return Column(np.ascontiguousarray(values, np.uint8), tuple(classes))
+
+
 def boxes(values: Sequence[Sequence[int]] | np.ndarray) -> Column:
     """The object of every image, int16 [N, 4]: x0, y0, x1, y1, its first and last pixels; -1 where unknown."""
     return Column(np.ascontiguousarray(values, np.int16))

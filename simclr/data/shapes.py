@@ -122,16 +122,18 @@ class Shapes:
         unit = np.random.default_rng([self.seed, stream]).random((count, UNIFORMS), np.float32)
         colours, sentences = self._described(stream, labels)
         pixels = np.empty((count, self.size, self.size, 3), np.uint8)
+        masks = np.empty(pixels.shape[:3], np.uint8)
         at_once = max(1, min(CHUNK, CHUNK_PIXELS // self.size**2))
         for label, outline in enumerate(SHAPES.values()):
             members = np.flatnonzero(labels == label)
             for start in range(0, len(members), at_once):
                 chunk = members[start : start + at_once]
                 own = None if colours is None else colours[chunk]
-                pixels[chunk] = _draw(unit[chunk], self.size, outline, own)
+                pixels[chunk], covered = _draw(unit[chunk], self.size, outline, own)
+                masks[chunk] = covered * (label + 1)
         # Not of the pixels: another processor may round one of them another way, and these are the same images.
         key = f"shapes {split} {count} {self.size} px seed {self.seed}"
-        known = {"labels": columns.labels(labels, list(SHAPES))}
+        known = {"labels": columns.labels(labels, list(SHAPES)), "masks": columns.masks(masks, ["ground", *SHAPES])}
         if sentences:
             key, known = f"{key} captions", known | {"captions": columns.captions(sentences)}
         return ImageStore.of(pixels, known, key=key)
@@ -159,10 +161,11 @@ def _with_article(sentence: str) -> str:
 
 def _draw(
     unit: np.ndarray, size: int, outline: Callable[[Field, Field], Field], colours: np.ndarray | None
-) -> np.ndarray:
-    """Images uint8 [B, size, size, 3] of one shape; unit, [B, UNIFORMS], are their uniform random numbers.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [B, size, size, 3] of one shape, and where it is: bool [B, size, size].
 
-    colours: [B, 3], nearly that of all copies in an image; None: each copy has its own.
+    unit: [B, UNIFORMS], their uniform random numbers. colours: [B, 3], nearly that of all copies in an image; None:
+    each copy has its own.
     """
     numbers = iter(np.moveaxis(unit, 1, 0)[:, :, None, None])
 
@@ -179,7 +182,7 @@ def _draw(
     stripes = np.sin(along * uniform(3, 16) + phase) * uniform(0, 0.1)
     image = colour(0.6, 1) + stripes[..., None]
     # A lattice of copies with a margin of one, moved as a whole by up to one cell, each copy moved a little more.
-    cell = 2 / LATTICE
+    cell, covered = 2 / LATTICE, np.zeros(image.shape[:3], bool)
     shift_x, shift_y = uniform(-1, 0) * cell, uniform(-1, 0) * cell
     for row in range(LATTICE + 1):
         for column in range(LATTICE + 1):
@@ -188,8 +191,9 @@ def _draw(
             radius, turn = uniform(0.3, 0.475) * cell, uniform(-TURN, TURN)
             cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
             distance = outline(x * cos + y * sin, y * cos - x * sin) * radius  # in half image widths
+            covered |= distance < 0
             cover = np.clip(0.5 - distance * size / 2, 0, 1)[..., None]  # one pixel of anti-aliasing
             mine = None if colours is None else np.clip(colours[:, None, None] + colour(-NEARLY, NEARLY), 0, 1)
             ink = colour(0, 0.5) if mine is None else mine
             image = cover * ink + (1 - cover) * image
-    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), covered

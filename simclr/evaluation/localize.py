@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from simclr.checks import is_whole
 from simclr.data.store import ImageStore
 from simclr.errors import InputError
 from simclr.evaluation.held_out import HeldOut, check_grid, hold_out, middle
 from simclr.evaluation.protocol import DRAWS, Judgement, Protocol, Subject, check_features, mean_interval
+from simclr.models.maps import LastMap
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -57,15 +59,22 @@ def fit(features: Tensor, boxes: Tensor, l2: float) -> BoxRegressor:
 class Localize(Protocol):
     """Mean IoU of predicted boxes, and the share above one half; beside it, the one box that suits all images best.
 
-    l2_grid: strengths of the ridge penalty to choose from, by mean IoU on held-out images of train.
+    The features are the last map, whose mean has lost where things are. cells: along each side, at most; a larger map
+    is pooled to that many. l2_grid: strengths of the ridge penalty to choose from, by mean IoU on held-out images of
+    train.
     """
 
     name = "localize"
     needs = frozenset({"boxes"})
 
-    def __init__(self, l2_grid: Sequence[float]) -> None:
+    def __init__(self, cells: int, l2_grid: Sequence[float]) -> None:
         check_grid(l2_grid)
-        self.l2_grid = l2_grid
+        if not is_whole(cells) or cells < 1:
+            raise InputError(f"protocol.cells={cells} is not usable; it is a whole number, 1 or more")
+        self.cells, self.l2_grid = cells, l2_grid
+
+    def read_from(self, backbone: nn.Module) -> nn.Module:
+        return LastMap(backbone, self.cells)
 
     def check(self, train: ImageStore, val: ImageStore | None) -> None:
         super().check(train, val)
@@ -97,8 +106,9 @@ class Localize(Protocol):
             "l2": l2,
         }
         words = (
-            f"ridge regression from standardised, frozen, pooled features of {len(bank)} un-augmented training "
-            f"images to box edges; L2 {held.choice('mean IoU', self.l2_grid)}; fitted on all; {len(queries)} "
+            f"ridge regression from standardised, frozen features (the last map, of {self.cells} x {self.cells} cells "
+            f"at most) of {len(bank)} un-augmented training images to box edges; L2 "
+            f"{held.choice('mean IoU', self.l2_grid)}; fitted on all; {len(queries)} "
             f"validation boxes read once; iou_above_half in per cent; mean_iou_of_mean_box: the mean training box, for "
             f"every image; interval: 95 % by Gaffke's bounds over validation images (Bayesian bootstrap of "
             f"{DRAWS:,} draws, one more image at either bound)"

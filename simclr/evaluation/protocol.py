@@ -116,6 +116,10 @@ class Protocol:
     parts: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[tuple[str, ...]] = ("train", "val")
 
+    def read_from(self, backbone: nn.Module) -> nn.Module:
+        """What gives the features that are asked for, images [B, 3, H, W] to [B, F]: the backbone itself, mostly."""
+        return backbone
+
     def suffix(self) -> str:
         """What to add to the result's file name, for settings that ask another question."""
         return ""

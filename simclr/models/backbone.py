@@ -12,7 +12,10 @@ from simclr.models.small_maps import use_small_maps
 
 
 class Encoder(nn.Module):
-    """The interface every backbone has: images [B, 3, H, W] in, features [B, num_features] out."""
+    """The interface every backbone has: images [B, 3, H, W] in, features [B, num_features] out.
+
+    The maps that these are means of: see maps.py.
+    """
 
     num_features: int
 
@@ -26,10 +29,17 @@ class ResNetEncoder(ResNet):
         self.fc = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.avgpool(self.maps(images)[-1]).flatten(1)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Of the four stages, finest first: float [B, C, h, w] each."""
         x = self.bn1(self.conv1(images))
         x = self.relu(self.maxpool(x))  # torchvision's order costs four times the ReLU; value and gradient are the same
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.avgpool(x).flatten(1)
+        found = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            found.append(x)
+        return found
 
 
 def resnet18_encoder(stem: str, small_maps: bool = True) -> Encoder:
@@ -87,6 +97,16 @@ class EfficientNetEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images).mean(dim=(2, 3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last one of each resolution, finest first: float [B, C, h, w] each."""
+        found = [images]
+        for block in self.features:
+            x = block(found[-1])
+            if x.shape[-1] == found[-1].shape[-1]:
+                found.pop()
+            found.append(x)
+        return found[1:]
 
 
 def _check_stem(stem: str) -> None:

@@ -33,6 +33,7 @@ PROTOCOLS = (
     "few_shot",
     "cluster",
     "robust",
+    "segment",
 )
 FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")

@@ -26,13 +26,14 @@ PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml"))
 
 
 def images(count: int, seed: int) -> ImageStore:
-    """Of three classes told by colour, with a box and two captions each."""
+    """Of three classes told by colour, with a box, a mask and two captions each."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     pixels = random.integers(0, 60, (count, 32, 32, 3), dtype=np.uint8)
     pixels[np.arange(count), :, :, labels] += 120
     corner = random.integers(0, 16, (count, 2))
     known = {"labels": columns.labels(labels, "rgb"), "boxes": columns.boxes(np.hstack([corner, corner + 12]))}
+    known["masks"] = columns.masks(np.repeat(labels, 32 * 32).reshape(-1, 32, 32), "rgb")
     known["captions"] = columns.captions([[f"image {i}", f"one of class {i % 3}"] for i in range(count)])
     return ImageStore.of(pixels, known)
 

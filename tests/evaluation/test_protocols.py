@@ -64,7 +64,7 @@ def protocols() -> list[Protocol]:
         Linear(GRID, KNN_AS_IN_TRAINING),
         KNN([1, 5, 20], [0.07, 0.5]),
         finetune,
-        localize.Localize([1.0, 0.1, 1e-3]),
+        localize.Localize(2, [1.0, 0.1, 1e-3]),
     ]
 
 
@@ -133,7 +133,9 @@ def test_the_box_regressor_is_scikit_learns_ridge(l2):
 
 
 def test_boxes_are_found_better_than_by_one_box_for_all(tmp_path):
-    numbers = localize.Localize([1.0, 0.1, 1e-3]).judge(subject(tmp_path, coloured(400, 1), coloured(200, 2))).numbers
+    numbers = (
+        localize.Localize(2, [1.0, 0.1, 1e-3]).judge(subject(tmp_path, coloured(400, 1), coloured(200, 2))).numbers
+    )
     assert numbers["mean_iou_low"] > numbers["mean_iou_of_mean_box"] + 0.05
     assert numbers["mean_iou_low"] < numbers["mean_iou"] < numbers["mean_iou_high"]
 
@@ -141,7 +143,7 @@ def test_boxes_are_found_better_than_by_one_box_for_all(tmp_path):
 def test_images_without_boxes_or_labels_are_refused():
     bare = Shapes(20, 10, 16, seed=0).load()
     with pytest.raises(InputError, match="localize evaluation needs training and validation images with boxes"):
-        localize.Localize([1.0]).check(bare.train, bare.val)
+        localize.Localize(2, [1.0]).check(bare.train, bare.val)
     unlabelled = ImageStore.of(bare.train.pixels, key="bare")
     with pytest.raises(InputError, match="knn evaluation needs training and validation images with labels"):
         KNN([1], [0.07]).check(unlabelled, bare.val)
@@ -200,12 +202,12 @@ def test_fine_tuning_holds_no_more_out_than_it_takes():
 
 @pytest.mark.parametrize(("count", "l2"), [(2, 0.1), (3, 0.1), (12, None)])
 def test_few_boxes_are_a_question_one_may_ask(tmp_path, count, l2):
-    found = localize.Localize([1.0, 0.1, 1e-3]).judge(subject(tmp_path, coloured(count, 1), coloured(50, 2)))
+    found = localize.Localize(2, [1.0, 0.1, 1e-3]).judge(subject(tmp_path, coloured(count, 1), coloured(50, 2)))
     assert np.isfinite(found.numbers["mean_iou"])
     assert l2 in (None, found.numbers["l2"])
     assert ("not chosen" in found.lines[0]) == (l2 is not None)
     with pytest.raises(InputError, match="two training images with boxes or more, got 1"):
-        localize.Localize([1.0]).judge(subject(tmp_path, coloured(1, 1), coloured(50, 2)))
+        localize.Localize(2, [1.0]).judge(subject(tmp_path, coloured(1, 1), coloured(50, 2)))
 
 
 def test_fine_tuning_at_a_learning_rate_of_next_to_nothing_leaves_the_network(tmp_path):

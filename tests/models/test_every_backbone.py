@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from simclr.errors import InputError
+from simclr.models.maps import LastMap, feature_maps
 from simclr.runs.assemble import check_sizes
 from simclr.runs.compose import CONFIGS, compose_config
 from simclr.runs.weights import backbone_factory
@@ -54,6 +55,23 @@ def test_features_are_those_of_the_library_that_it_is_from(name, overrides, side
         features = ours(images.contiguous(memory_format=torch.channels_last))
         assert features.shape == (2, ours.num_features)
         torch.testing.assert_close(features, theirs(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "overrides"), EVERY, ids=lambda value: "-".join(value) if value else "")
+def test_the_maps_of_its_stages_grow_coarser_and_the_last_has_the_features_for_its_mean(name, overrides):
+    torch.manual_seed(0)
+    backbone = made(name, *overrides, "augmentation.size=64").eval()
+    with torch.no_grad():
+        images = torch.rand(2, 3, 64, 64)
+        maps, features = feature_maps(backbone, images), backbone(images)
+        last, mean = (LastMap(backbone, cells)(images) for cells in (64, 1))
+    sides = [one.shape[-1] for one in maps]
+    assert sides == sorted(sides, reverse=True)
+    assert sides[0] >= 2
+    assert torch.equal(last, maps[-1].flatten(1))
+    torch.testing.assert_close(mean, maps[-1].mean(dim=(2, 3)))
+    if name != "timm":  # whose networks may have a norm or a layer between
+        torch.testing.assert_close(mean, features)
 
 
 @pytest.mark.parametrize("name", WITH_STEM)
