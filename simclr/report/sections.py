@@ -7,12 +7,14 @@ from pathlib import Path
 
 from simclr.report import background
 from simclr.report.background import Draw
-from simclr.report.effects import Effect
+from simclr.report.effects import SIGNIFICANT, Effect
 from simclr.report.outcomes import LINEAR
+from simclr.report.power import CHANCE, MOST_SEEDS, seeds_for, smallest_effect, spread_of
 from simclr.report.study import Study
 from simclr.report.wording import (
     bullets,
     counted,
+    decimals,
     effect_sentence,
     interval,
     level,
@@ -149,6 +151,7 @@ def _primary(study: Study, draw: Draw) -> list[str]:
         text += " Interactions of three factors are not looked at."
     blocks = [f"## Effects on {study.primary.label}", text, _effect_table(effects)]
     blocks += draw("effects", "Effects with 95 % intervals; hollow dots: single seeds; orange: claimed, blue: not")
+    blocks += _seen(study)
     left_out = [
         f"{literal(named(effect))}: seed {seed} lacks {literals(map(design.label, cells))}"
         for effect in effects
@@ -165,6 +168,30 @@ def _primary(study: Study, draw: Draw) -> list[str]:
         "other images would."
     )
     return blocks
+
+
+def _seen(study: Study) -> list[str]:
+    """What the design could have seen."""
+    unit = study.primary.unit
+    rows = []
+    for effect in study.primary_effects:
+        spread = None if effect.estimate is None else spread_of(effect.estimate)
+        if effect.estimate is None or spread is None:
+            continue
+        seen = smallest_effect(spread, effect.estimate.n)
+        places = max(2, decimals(seen))
+        needed = [seeds_for(size, spread) for size in ((1.0, 0.5) if unit == "points" else (seen / 2,))]
+        seeds = [f"over {MOST_SEEDS:,}" if n is None else f"{n:,}" for n in needed]
+        rows.append([literal(named(effect)), plain(spread, places), f"{plain(seen, places)} {unit}".strip(), *seeds])
+    if not rows:
+        return []
+    sizes = ["seeds for 1 point", "seeds for 0.5"] if unit == "points" else ["seeds for half of that"]
+    return [
+        "What this design could have seen: the standard deviation of an effect over seeds; the smallest true effect "
+        f"that so many seeds find (p < {SIGNIFICANT} alone) in {100 * CHANCE:.0f} % of such sweeps; and how many seeds "
+        "would find others. The spread is an estimate from these seeds, and with few of them a rough one.",
+        table(["effect", "standard deviation", "smallest found", *sizes], rows),
+    ]
 
 
 def _secondary(study: Study, draw: Draw) -> list[str]:
