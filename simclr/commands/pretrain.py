@@ -78,6 +78,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         batch_size=config.batch_size,
         seed=config.seed,
         limit_images=config.limit_images,
+        images_per_epoch=config.images_per_epoch,
         reads=method.reads,
         augment=partial(batched.augment, fused=config.compile),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Protocol
 
 import pytorch_lightning as pl
@@ -32,14 +33,14 @@ class Source(Protocol):
 
 
 class StepLoader:
-    """The batches of a run as a function of the step: step s of epoch e holds part s of the shuffle (seed, e).
+    """The batches of a run as a function of the step: step s of pass p holds part s of the shuffle (seed, p).
 
     It yields one epoch an iteration, from `step` on; a resumed run that starts it at its own step goes on with the very
-    next batch. The last, partial batch of an epoch is dropped. While one batch is in use, the next is read by a thread
+    next batch. The last, partial batch of a pass is dropped. While one batch is in use, the next is read by a thread
     of its own; `pinned` puts it where a GPU can fetch it without waiting.
 
     part: which of the batch's images to yield; of several processes each has its own part of one and the same batch.
-    reads: the columns of the store that go with the images.
+    reads: the columns of the store that go with the images. steps_per_epoch: None for those of one pass over the store.
     """
 
     def __init__(
@@ -51,19 +52,24 @@ class StepLoader:
         part: slice = ALL,
         pinned: bool = False,
         reads: Iterable[str] = (),
+        steps_per_epoch: int | None = None,
     ) -> None:
         self.store, self.batch_size, self.seed, self.step = store, batch_size, seed, step
         self.part, self.pinned, self.reads = part, pinned, sorted(reads)
+        self.steps_per_pass = len(store) // batch_size
+        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
 
     def __len__(self) -> int:
-        return len(self.store) // self.batch_size
+        return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self.step // len(self)
-        order = torch.randperm(len(self.store), generator=generator("order", self.seed, epoch))
+        @lru_cache(maxsize=1)
+        def shuffle(number: int) -> Tensor:
+            return torch.randperm(len(self.store), generator=generator("order", self.seed, number))
 
         def read(step: int) -> Batch:
-            start = step % len(self) * self.batch_size
+            order = shuffle(step // self.steps_per_pass)
+            start = step % self.steps_per_pass * self.batch_size
             rows = order[start : start + self.batch_size][self.part]
             images = self.store.gather(rows.numpy())
             columns = {name: self._known(name, order, start, step) for name in self.reads}
@@ -71,7 +77,7 @@ class StepLoader:
                 images, columns = images.pin_memory(), {name: column.pin_memory() for name, column in columns.items()}
             return Batch(images, rows, step, columns)
 
-        end = (epoch + 1) * len(self)
+        end = (self.step // len(self) + 1) * len(self)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
             ahead = reader.submit(read, self.step)
             while self.step < end:
@@ -104,6 +110,8 @@ class PretrainingData(pl.LightningDataModule):
     source: the images. augmentation: a recipe for each view. seed: of image order and augmentation.
     batch_size: images a step, of all processes together; each works on its equal share.
     limit_images: learn from the first N images of a fixed shuffle, which is the same for every seed.
+    images_per_epoch: how many images make an epoch, which may be several passes over a set or a part of one; None for
+    one pass.
     reads: the columns that the method reads. augment: the engine, batched.augment or reference.augment.
     """
 
@@ -114,6 +122,7 @@ class PretrainingData(pl.LightningDataModule):
         batch_size: int,
         seed: int,
         limit_images: int | None = None,
+        images_per_epoch: int | None = None,
         reads: Iterable[str] = (),
         augment: Callable[[Tensor, Draws, Recipe], Tensor] = batched.augment,
     ) -> None:
@@ -125,7 +134,13 @@ class PretrainingData(pl.LightningDataModule):
             raise InputError(
                 f"batch_size={batch_size} cannot be split over {processes} processes; use a multiple of {processes}"
             )
+        if images_per_epoch is not None and (not is_whole(images_per_epoch) or images_per_epoch < batch_size):
+            raise InputError(
+                f"images_per_epoch={images_per_epoch} is not usable; it is a whole number, a batch's {batch_size} or "
+                "more, or null"
+            )
         self.source, self.augmentation, self.augment = source, augmentation, augment
+        self.images_per_epoch = images_per_epoch
         self.batch_size, self.seed, self.limit_images, self.reads = batch_size, seed, limit_images, list(reads)
         self.splits: Splits | None = None
 
@@ -174,14 +189,15 @@ class PretrainingData(pl.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.pretrain) // self.batch_size
+        return (self.images_per_epoch or len(self.pretrain)) // self.batch_size
 
     def train_dataloader(self) -> StepLoader:
+        steps = self.steps_per_epoch
         if self.trainer is None:
-            return StepLoader(self.pretrain, self.batch_size, self.seed, reads=self.reads)
+            return StepLoader(self.pretrain, self.batch_size, self.seed, reads=self.reads, steps_per_epoch=steps)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         part, step = distributed.shard(self.batch_size), self.trainer.global_step
-        return StepLoader(self.pretrain, self.batch_size, self.seed, step, part, pinned=on_gpu, reads=self.reads)
+        return StepLoader(self.pretrain, self.batch_size, self.seed, step, part, on_gpu, self.reads, steps)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Views:
         """Augment on the device. The draws are a function of (seed, step, view, place in the batch) and nothing else;

@@ -172,6 +172,18 @@ def test_a_loader_goes_on_from_any_step(store, stop):
         assert torch.equal(ours.rows, theirs.rows)
 
 
+@pytest.mark.parametrize("steps_per_epoch", [1, 2, 3, 4, 7])
+def test_the_length_of_an_epoch_moves_its_ends_and_no_image(store, steps_per_epoch):
+    whole = batches(StepLoader(store, 16, seed=0), 14)  # of three steps a pass
+    loader = StepLoader(store, 16, seed=0, step=5, steps_per_epoch=steps_per_epoch)
+    epoch = list(loader)
+    assert len(loader) == steps_per_epoch
+    assert epoch[-1].step % steps_per_epoch == steps_per_epoch - 1
+    for ours, theirs in zip(epoch + batches(loader, 9 - len(epoch)), whole[5:], strict=True):
+        assert ours.step == theirs.step
+        assert torch.equal(ours.rows, theirs.rows)
+
+
 def test_another_seed_is_another_order(store):
     one, other = (next(iter(StepLoader(store, 16, seed))) for seed in (0, 1))
     assert not torch.equal(one.rows, other.rows)
@@ -230,6 +242,9 @@ def test_the_views_of_a_step_have_the_size_that_the_configuration_says():
 def test_settings_that_cannot_be_used():
     with pytest.raises(InputError, match="batch_size=1 leaves an image nothing"):
         PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 1, 0)
+    for few in (7, 8.5, "all"):
+        with pytest.raises(InputError, match=f"images_per_epoch={few} is not usable"):
+            PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 8, 0, images_per_epoch=few)
     with pytest.raises(InputError, match="limit_images=0"):
         PretrainingData(Shapes(50, 10, 16, 0), two_views(RECIPE), 8, 0, limit_images=0).setup()
     with pytest.raises(InputError, match="batch_size=64 is larger than the number of training images, 50"):
