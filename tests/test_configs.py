@@ -67,6 +67,7 @@ def test_experiments_compose_and_begin_with_how_to_run_them(experiment):
         assert heading in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_train_a_step(experiment, tmp_path):
     from simclr.commands.pretrain import pretrain
@@ -233,7 +234,7 @@ def test_help_shows_commands_and_groups(run: Run, script):
     help_text = run(script, "--help").stdout
     assert f"python {script}" in help_text
     if script == "train.py":
-        assert "augmentation: baseline, byol, clip, modified, multicrop, slip" in help_text
+        assert "augmentation: baseline, byol, clip, gentle, modified, multicrop, slip" in help_text
 
 
 def test_a_notebook_composes_what_the_command_does(run: Run):

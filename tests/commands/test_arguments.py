@@ -85,6 +85,7 @@ def test_a_run_in_a_folder_with_an_odd_name_below_home_ends_with_a_line_that_can
     assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == [run_dir.parent.name]
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_one_line(run: Run, tmp_path):
     done = run("train.py", f"data.root={tmp_path}/a (copy)", check=False)
     assert done.returncode == 1

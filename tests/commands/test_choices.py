@@ -41,6 +41,7 @@ def with_curves(tmp_path_factory) -> dict:
     return trained(tmp_path_factory.mktemp("curves"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("none", ["logger=none", "~logger"])
 def test_without_a_logger_the_last_values_are_those_with_one(tmp_path, with_curves, none):
     metrics = trained(tmp_path, none)
@@ -67,6 +68,7 @@ def test_without_callbacks_a_run_leaves_what_it_promises(tmp_path, with_curves, 
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_by_a_measure_that_is_not_taken_in_every_epoch(tmp_path):
     """EarlyStopping is strict: it raises where the value is missing."""
     settings = "monitor: val/knn_top1, mode: max, min_delta: 1e3, patience: 3"
@@ -86,6 +88,7 @@ def test_a_run_that_ended_early_but_was_killed_before_its_numbers_trains_no_furt
     assert (again["epochs"], again["images_seen"], again["train/loss"]) == (1, 64, first["train/loss"])
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_goes_on_where_more_is_asked_for(tmp_path):
     stop = f"+callbacks.stop={{_target_: {LIGHTNING}.EarlyStopping, monitor: train/loss, stopping_threshold: 99}}"
     trained(tmp_path / "one", stop, "epochs=7")
@@ -170,6 +173,7 @@ def test_settings_that_change_no_number_pass(tmp_path, with_curves, capsys):
     assert "Epoch" not in "".join(capsys.readouterr())  # nor does Lightning put a bar of its own in that place
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(usable() < 2, reason="one core has one thread")
 def test_a_run_that_goes_on_keeps_its_threads_and_its_precision(tmp_path, monkeypatch, caplog):
     """With auto; what the machine would choose now does not matter, unless it is asked for."""

@@ -49,6 +49,7 @@ def test_it_is_trained_and_judged_by_its_words(run: Run, tmp_path):
     assert "leave layer= and part= out" in error_of(done)
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_words_of_its_checkpoint(run: Run, tmp_path):
     """As though another version of the library had learned others: the checkpoint's are those that its weights mean."""
     run("train.py", *CLIP)
@@ -72,6 +73,7 @@ def test_it_goes_on_with_the_words_of_its_checkpoint(run: Run, tmp_path):
         assert "the checkpoint's tokenizer does not have the digest" in error_of(run(*command, check=False))
 
 
+@pytest.mark.slow
 def test_what_has_no_captions_or_no_text_tower_is_refused(run: Run, tmp_path):
     done = run("train.py", *TINY_RUN, "method=clip", check=False)
     assert "the method learns from captions, which these images lack" in error_of(done)
@@ -91,6 +93,7 @@ def test_the_quickstart_names_shapes_that_nobody_labelled(run: Run, tmp_path):
     assert found["top1_low"] > 2 * found["chance_top1"]
 
 
+@pytest.mark.slow
 def test_its_sheet_of_retrievals_is_drawn(run: Run, tmp_path):
     run("train.py", *CLIP, "epochs=1")
     run_dir = only_run(tmp_path / "outputs")
@@ -98,6 +101,7 @@ def test_its_sheet_of_retrievals_is_drawn(run: Run, tmp_path):
     assert (run_dir / "figures" / "retrieval.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_captions_on_disk_are_learned_from_judged_and_found_again(run: Run, tmp_path):
     """A run of images with captions and no labels, which knows its table by its contents, wherever it lies."""
     names = [f"{i}.png" for i in range(40)]
@@ -118,6 +122,7 @@ def test_captions_on_disk_are_learned_from_judged_and_found_again(run: Run, tmp_
     assert "has finished already" in run("train.py", *own[:2], f"data.root={tmp_path / 'moved'}", *own[3:]).stdout
 
 
+@pytest.mark.slow
 def test_others_load_both_towers_and_agree(run: Run, tmp_path):
     """Images and sentences get the same embeddings from open_clip's own model, and from onnxruntime, by files alone."""
     import onnxruntime

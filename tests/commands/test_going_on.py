@@ -139,6 +139,7 @@ def key(run_dir: Path) -> str:
     return json.loads((run_dir / "images.json").read_text("utf-8"))["train_images_key"]
 
 
+@pytest.mark.slow
 def test_images_belong_to_a_run_wherever_they_lie(tmp_path, caplog):
     """One run: by a relative path, by an absolute one, by a link, of a copy; another: of other images of that name."""
     caplog.set_level(logging.INFO)

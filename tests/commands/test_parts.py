@@ -79,6 +79,7 @@ def test_what_is_exported_is_that_part_and_loads_as_the_command_says(run: Run, b
     assert names["unexpected"] == []
 
 
+@pytest.mark.slow
 def test_files_of_others_are_not_overwritten(run: Run, byol, tmp_path):
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes(b"a file of mine")
@@ -92,6 +93,7 @@ def test_files_of_others_are_not_overwritten(run: Run, byol, tmp_path):
         run("simclr.export", f"run={byol}", "output=again.safetensors")
 
 
+@pytest.mark.slow
 def test_onnx_gives_that_parts_features_and_leaves_files_of_others(run: Run, byol, tmp_path):
     mine = tmp_path / "mine.onnx"
     mine.write_bytes(b"a file of mine")
@@ -113,6 +115,7 @@ def test_onnx_gives_that_parts_features_and_leaves_files_of_others(run: Run, byo
     torch.testing.assert_close(torch.from_numpy(names["features"]), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_by_default_it_lies_in_the_run_directory(run: Run, byol, tmp_path):
     run_dir = shutil.copytree(byol, tmp_path / "run")
     before = load_file(run_dir / "backbone.safetensors")
@@ -123,6 +126,7 @@ def test_by_default_it_lies_in_the_run_directory(run: Run, byol, tmp_path):
     assert not torch.equal(target["conv1.weight"], after["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_weights_on_the_way_do_not_take_the_place_of_the_last(run: Run, byol, tmp_path):
     run_dir = shutil.copytree(byol, tmp_path / "run")
     kept = (run_dir / "backbone.safetensors").read_bytes()

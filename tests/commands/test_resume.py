@@ -86,6 +86,7 @@ def test_the_same_command_again_does_no_work(finished):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_path, undisturbed):
     """SIGKILL in mid-epoch, a bit of the last checkpoint flips, then the same command: as if never stopped."""
     overrides = (*LONGER, "checkpoint_minutes=0.002")
@@ -234,6 +235,7 @@ def test_a_short_run_of_an_earlier_release_ends_without_a_speed(run, tmp_path):
     assert again["protocol"]["images_per_second"].startswith("null, as ")
 
 
+@pytest.mark.slow
 def test_resume_never_starts_over(finished, tmp_path, run):
     shutil.copytree(finished / "outputs", tmp_path / "outputs")
     run_dir = only_run(tmp_path / "outputs")

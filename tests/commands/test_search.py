@@ -50,6 +50,7 @@ def shown(page: Path) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(text))) for text in data]
 
 
+@pytest.mark.slow
 def test_an_image_finds_itself_first_and_the_others_by_the_cosine_of_their_features(run: Run, finished, tmp_path):
     """In a folder, in a zip, and a second time from what was kept; cosines by hand."""
     run_dir = shutil.copytree(only_run(finished / "outputs"), tmp_path / "run")
@@ -106,6 +107,7 @@ def test_a_sentence_finds_what_the_towers_say_it_is_near(run: Run, clip_run, tmp
     assert all(re.fullmatch(r"validation image \d+", name) for _, name in found)
 
 
+@pytest.mark.slow
 def test_broken_images_are_said_and_left_out_each_time(run: Run, clip_run, tmp_path):
     root = write_folder(tmp_path / "mine", FILES | {"bad.png": b"no image"})
     for _ in range(2):
@@ -114,6 +116,7 @@ def test_broken_images_are_said_and_left_out_each_time(run: Run, clip_run, tmp_p
         assert len(listed(tmp_path / "found.html")) == 12
 
 
+@pytest.mark.slow
 def test_what_cannot_be_searched_is_refused_in_a_line(run: Run, finished, clip_run, tmp_path):
     run_dir = only_run(finished / "outputs")
     root = write_folder(tmp_path / "mine", FILES)

@@ -178,6 +178,7 @@ def test_a_gpu_computes_in_half_precision(tmp_path):
     assert 0 < metrics["train/loss"] < 10
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_one_named_run_for_each_cell_from_the_same_backbone(run: Run, tmp_path):
     run("train.py", "-m", *TINY_RUN, "epochs=1", "head=baseline,slim", "optimizer.lr=0", "callbacks.online_knn=null")
     runs = sorted(path for path in (tmp_path / "multirun" / "grid").iterdir() if path.is_dir())

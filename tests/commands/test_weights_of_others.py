@@ -77,6 +77,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(run: Run, file, arguments,
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_says_itself_how_its_backbone_was_shown_images(run: Run, finished):
     run_dir = only_run(finished / "outputs")
     done = run("linear_eval.py", f"run={run_dir}", "augmentation.size=32", check=False)
@@ -87,12 +88,14 @@ def test_a_run_says_itself_how_its_backbone_was_shown_images(run: Run, finished)
     assert "is a checkpoint of this project and says what its backbone is" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_export_wrote_says_itself_how_it_was_shown_images(run: Run, finished, tmp_path):
     run("simclr.export", f"run={only_run(finished / 'outputs')}", f"output={tmp_path}/mine.safetensors")
     said = run("linear_eval.py", "ckpt=mine.safetensors", "backbone=resnet18", *IMAGES, "protocol=knn").stdout
     assert "images of 32 are scaled to that" in said
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_them_goes_on_and_can_be_judged_untrained(run: Run, file, tmp_path):
     begin = ("train.py", *TINY_RUN, f"backbone.pretrained_path={file}", "optimizer.lr=0", "callbacks=none")
     said = run(*begin).stdout

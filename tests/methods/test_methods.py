@@ -128,6 +128,7 @@ def test_what_a_skipped_step_computed_is_not_logged():
     assert trainer.callback_metrics["train/loss"].isfinite()
 
 
+@pytest.mark.slow
 def test_steps_that_are_all_bad_end_the_run():
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 12, .* in the 9 steps before"):
         fit(Poisoned(set(range(3, 40)), **arguments()), "skip", epochs=5)

@@ -56,6 +56,7 @@ def test_a_weight_of_0_is_clip():
     torch.testing.assert_close(method.compute(views)["loss"], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_has_the_same_gradients():
     """Batch norm in eval mode, as it has to be for parts to be exact."""
     whole, parts = (slip(f"method.micro_batch={size}").eval() for size in ("null", 2))

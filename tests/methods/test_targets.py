@@ -99,6 +99,7 @@ class Weights(pl.Callback):
         self.remember(pl_module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "momentum"), [("byol", 0.9), ("moco_v3", 0.5), ("byol", 0.0)])
 def test_a_run_moves_its_target_after_every_step_by_the_cosine_rule(name, momentum):
     """As the authors' code counts: the first of K steps has τ_base (k = 0). Where it is 0 it stays 0 (table 5a)."""

@@ -24,6 +24,7 @@ class Features(nn.Module):
         return self.norm(self.conv(images)).relu().mean(dim=(2, 3))
 
 
+@pytest.mark.slow
 def test_a_run_that_normalised_its_images_gets_them_from_0_to_1(tmp_path):
     plain = Plain(12, "bilinear", (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
     backbone, head = Features().eval(), LinearHead(8, 5)

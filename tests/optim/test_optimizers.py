@@ -65,6 +65,30 @@ def test_lars_adapts_matrices_alone():
     torch.testing.assert_close(bias, -0.5 * layer.bias.grad)
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_moves_a_matrix_by_the_polar_factor_of_its_momentum_and_a_bias_as_adamw(nesterov):
+    """All singular values become one, as large as a step of Adam's (Liu et al. 2025, eq. 4): 0.2 in the mean square."""
+    layer, random = nn.Linear(24, 16), torch.Generator().manual_seed(0)
+    overrides = ("optimizer=muon", "optimizer.lr=0.01", f"optimizer.nesterov={nesterov}")
+    optimizer = factory(compose_config(*overrides).optimizer)(norms_and_biases_undecayed(layer.parameters()))
+    bias = nn.Parameter(layer.bias.detach().clone())
+    of_bias = torch.optim.AdamW([bias], lr=0.01, betas=(0.9, 0.95), weight_decay=0, eps=1e-7)
+    momentum = torch.zeros(16, 24)
+    for _ in range(3):
+        before, slope = layer.weight.detach().clone(), torch.randn(16, 24, generator=random)
+        layer.weight.grad, layer.bias.grad = slope.clone(), torch.randn(16, generator=random)
+        bias.grad = layer.bias.grad.clone()
+        optimizer.step()
+        of_bias.step()
+        momentum = momentum.lerp(slope, 0.05)
+        u, _, vt = torch.linalg.svd(slope.lerp(momentum, 0.95) if nesterov else momentum, full_matrices=False)
+        step = (before - layer.weight.detach()) / 0.01
+        assert torch.cosine_similarity(step.flatten(), (u @ vt).flatten(), dim=0) > 0.98
+        assert step.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.1)
+    if not nesterov:  # else it is timm's NAdamW, which torch has not
+        torch.testing.assert_close(layer.bias, bias, atol=1e-5, rtol=0)
+
+
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     real = builtins.__import__
 

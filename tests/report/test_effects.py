@@ -54,6 +54,7 @@ def test_a_planted_effect_and_interaction_are_found(tmp_path, cells):
     assert not effect.is_main
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """Of 300 sweeps of 4 seeds, in which runs of one seed share their luck."""
     random = np.random.default_rng(0)

@@ -171,6 +171,7 @@ def test_a_lock_that_cannot_be_taken_is_named(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_the_working_directory_with_files_of_ones_own_is_refused_and_nothing_is_left(run, tmp_path):
     write(tmp_path, "figures/mine.png", "checkpoints/last.ckpt", "configs/train.yaml", "linear_eval.json")
     before = tree(tmp_path)

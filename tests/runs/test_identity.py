@@ -151,6 +151,7 @@ def test_no_key_that_was_known_to_an_earlier_version_is_lost():
         assert identity(kept["config"]) == identity(today)
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_found_among_hundreds_and_each_file_is_read_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept = KEPT[0]

@@ -58,6 +58,7 @@ def test_a_checkpoint_in_a_read_only_folder_is_judged(finished, tmp_path, monkey
     assert "features" in os.listdir(written.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train.py", "linear_eval.py"])
 def test_a_sweep_into_a_place_that_cannot_be_written_ends_with_one_line(run: Run, tmp_path, script):
     (tmp_path / "multirun").write_text("a file in the way")

@@ -102,13 +102,14 @@ def test_commands_that_start_together_train_every_run_once(start, tmp_path):
     assert not list(tmp_path.glob("multirun/grid/.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "resume"),
     [
         ("basic", "auto"),
-        pytest.param("basic", "never", marks=pytest.mark.slow),
-        pytest.param("joblib", "auto", marks=pytest.mark.slow),
-        pytest.param("joblib", "never", marks=pytest.mark.slow),
+        ("basic", "never"),
+        ("joblib", "auto"),
+        ("joblib", "never"),
     ],
 )
 def test_a_run_in_use_is_left_to_its_process_and_counted_as_theirs(start, tmp_path, launcher, resume):

@@ -56,6 +56,7 @@ def test_two_processes_compute_what_one_does(results, what, tolerance):
         torch.testing.assert_close(two[name], expected, rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.slow
 def test_a_command_starts_its_processes_and_leaves_one_run(run: Run, tmp_path, finished):
     done = run("train.py", *TINY_RUN, *TWO)
     assert "2 processes: each works on 8 images of a batch of 16." in done.stdout
@@ -176,20 +177,16 @@ def test_several_processes_evaluate_what_they_have_trained(run, tmp_path):
     assert written == {"linear_eval.json", "knn_eval.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["trainer.devices=2"], "trainer.devices=2 needs several processes; add trainer=ddp"),
-        pytest.param(
+        (
             ["trainer=ddp", "trainer.devices=none"],
             "trainer.devices=none is not usable; write a number, auto, or a list",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            ["trainer=ddp", "trainer.devices=3"],
-            "batch_size=16 cannot be split over 3 processes; use a multiple of 3",
-            marks=pytest.mark.slow,
-        ),
+        (["trainer=ddp", "trainer.devices=3"], "batch_size=16 cannot be split over 3 processes; use a multiple of 3"),
         ([*TWO, "temperature=-1"], "temperature=-1 is not usable"),
     ],
 )

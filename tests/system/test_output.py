@@ -16,6 +16,7 @@ from tests.test_configs import run_dir as run_directory
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_no_error(finished, tmp_path):
     """Both of the command's streams are closed after its first line, as `2>&1 | head -1` does."""
     run_dir = shutil.copytree(only_run(finished / "outputs"), tmp_path / "run")

@@ -25,6 +25,7 @@ def empty_shell(monkeypatch):
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_a_lone_process_is_the_first_of_one_whatever_the_shell_holds(run: Run, tmp_path, finished, monkeypatch):
     for name in PLACES:
         monkeypatch.setenv(name, "2" if name.endswith("SIZE") else "1")
@@ -79,6 +80,7 @@ def test_arguments_that_would_make_it_another_run_are_refused(argument):
         check_trainer_settings({"max_epochs": 2} | {argument: 1}, epochs=2)
 
 
+@pytest.mark.slow
 def test_configurations_are_those_of_the_command(run: Run, monkeypatch):
     shown = run("train.py", "--cfg", "job").stdout
     for name in OTHER_MODULE:

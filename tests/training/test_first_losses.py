@@ -60,6 +60,7 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 def test_the_first_losses_are_what_they_were(float64):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         _, augmentation, method = assemble(compose("train"))
