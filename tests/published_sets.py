@@ -104,12 +104,35 @@ def food101() -> Files:
     return files | {f"{folder}/meta/classes.txt": "\n".join(DISHES).encode()}
 
 
-SETS = {"cifar10": cifar10, "cifar100": cifar100, "stl10": stl10, "food101": food101}
+def oxford_pet() -> Files:
+    """Photographs of various sizes of two breeds, an animal in the middle of each, and its edge."""
+    random, folder = np.random.default_rng(37), "oxford-iiit-pet"
+    files: Files = {f"{folder}/annotations/README": b"", f"{folder}/images/Abyssinian_100.mat": b""}
+    breeds = {"Abyssinian": 1, "great_pyrenees": 2}
+    for split, count in (("trainval", 3), ("test", 2)):
+        lines = []
+        for breed, number in breeds.items():
+            for i in range(count):
+                name = f"{breed}_{i if split == 'test' else 10 + i}"
+                lines.append(f"{name} {number} {1 + (number > 1)} 1")
+                height, width = random.integers(20, 60, 2)
+                pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                trimap = np.full((height, width), 2, np.uint8)
+                trimap[height // 4 : -(height // 4), width // 4 : -(width // 4)] = 3
+                trimap[height // 3 : -(height // 3), width // 3 : -(width // 3)] = 1
+                files[f"{folder}/images/{name}.jpg"] = image_bytes(pixels, "JPEG")
+                files[f"{folder}/annotations/trimaps/{name}.png"] = image_bytes(trimap, "PNG")
+        files[f"{folder}/annotations/{split}.txt"] = ("\n".join(lines) + "\n").encode()
+    return files
+
+
+SETS = {"cifar10": cifar10, "cifar100": cifar100, "stl10": stl10, "food101": food101, "oxford_pet": oxford_pet}
 ARCHIVES = {
     "cifar10": "cifar-10-python.tar.gz",
     "cifar100": "cifar-100-python.tar.gz",
     "stl10": "stl10_binary.tar.gz",
     "food101": "food-101.tar.gz",
+    "oxford_pet": "oxford-iiit-pet.tar.gz",  # packed by a person; it is published in two parts
 }
 
 

@@ -80,6 +80,11 @@ class PublishedSet(ABC):
         """What the published archive is called."""
         return self.url.rpartition("/")[2]
 
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """What is downloaded into root."""
+        return (self.file,)
+
     def top(self, archive: Archive) -> str:
         """The folder in an archive, "" or with a slash at its end, that the set lies in. Raises InputError for none."""
         anchors = [name for name in archive.names() if f"/{name}".endswith(f"/{self.anchor}")]
@@ -108,6 +113,10 @@ class PublishedSet(ABC):
                 "download it into"
             )
         self._check_download()
+        return self._fetch()
+
+    def _fetch(self) -> Archive:
+        """Download the set into root, which does not hold it."""
         target = self.root / self.file
         download(self.url, target, self.md5, hint="or run experiment=quickstart, which needs no download")
         return TarArchive(target, self.endings) if is_tar(target) else ZipArchive(target, self.endings)
@@ -139,7 +148,7 @@ class PublishedSet(ABC):
             return
         if not root.exists():
             raise InputError(f"{said} does not exist; is it mistyped? Or {self._remedy()} into it")
-        if any(not file.startswith(self.file) for file in files_below(root)):
+        if any(not file.startswith(self.fetched) for file in files_below(root)):
             raise InputError(f"{said} holds other files and no {self.name}; {self._remedy()} into it")
 
     def _remedy(self) -> str:
