@@ -32,8 +32,7 @@ def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "
     """The `wanted` parts of a checkpoint. part: which of its backbones. Raises InputError for one that it lacks."""
     import torch
 
-    from simclr.runs.assemble import reassemble, shown_as
-    from simclr.runs.identity import upgraded
+    from simclr.runs.assemble import reassemble, shown_as, stored_size
     from simclr.system.precision import choose_accelerator
 
     made = reassemble(checkpoint, wanted, part, text="text" in wanted)
@@ -41,4 +40,4 @@ def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "
     device, plain = torch.device(choose_accelerator("auto")), shown_as(checkpoint)
     for module in parts.values():
         module.to(device).eval()
-    return OpenedEncoder(parts, upgraded(checkpoint["config"])["data"].get("size", plain.size), plain, device)
+    return OpenedEncoder(parts, stored_size(checkpoint), plain, device)

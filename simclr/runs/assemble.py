@@ -133,6 +133,14 @@ def shown_as(checkpoint: Mapping[str, Any]) -> Plain:
     return Plain.of(build(own_part(checkpoint["config"], "augmentation")).views)
 
 
+def stored_size(checkpoint: Mapping[str, Any]) -> int:
+    """The pixels, along a side, that the store of a checkpoint's run kept images at."""
+    shown, data = shown_as(checkpoint), upgraded(checkpoint["config"]).get("data") or {}
+    size = data.get("size", shown.size)
+    assert is_whole(size), "a store was made of it"
+    return size
+
+
 def own_part(config: Mapping[str, Any], key: str) -> DictConfig:
     """One part of a configuration that any version has stored, if it names a part of this project and nothing else.
 
