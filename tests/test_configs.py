@@ -79,6 +79,7 @@ def test_experiments_train_a_step(experiment, tmp_path):
         "data.size=16",
         "batch_size=16",
         "epochs=1",
+        "images_per_epoch=null",
         "evaluate=[]",
     )
     short = {"warmup_epochs": 0, "epochs_before_end": [0.5]}  # of a schedule that is made for more than one epoch

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # The files of a folder that open_clip loads: these two are its names; the tokenizer is in the format of tokenizers.
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")
 ONNX = ("image.onnx", "text.onnx", "tokenizer.json")  # of both towers
+CARD = "README.md"  # in such a folder; beside a file it is called as that is
 
 
 def export(config: DictConfig) -> None:
@@ -42,7 +43,7 @@ def export_towers(config: DictConfig) -> None:
     from simclr.runs.place import results_place
     from simclr.system.files import replacing
 
-    (_, checkpoint), run_dir, _ = locate(config.run, config.ckpt)
+    (source, checkpoint), run_dir, _ = locate(config.run, config.ckpt)
     parts = both_towers(config, checkpoint)
     text = parts["text"]
     try:
@@ -59,9 +60,9 @@ def export_towers(config: DictConfig) -> None:
     with replacing(tokenizer) as unfinished:
         unfinished.write_text(text.learned, encoding="utf-8")
     log.info("Both towers, step %d of %s: %s", checkpoint["global_step"], run_dir, folder)
-    log.info(
-        "Load them with:\n    model, _, preprocess = open_clip.create_model_and_transforms(%r)", f"local-dir:{folder}"
-    )
+    loads = f"model, _, preprocess = open_clip.create_model_and_transforms({f'local-dir:{folder}'!r})"
+    log.info("Load them with:\n    %s", loads)
+    write_card(folder / CARD, config, source, checkpoint, run_dir, f"import open_clip\n\n{loads}")
 
 
 def export_onnx(config: DictConfig) -> None:
@@ -83,11 +84,14 @@ def export_onnx(config: DictConfig) -> None:
         with replacing(path) as unfinished:
             onnx.write_image_tower(onnx.ImageTower(backbone, None, plain), unfinished, about)
         log.info("%s, step %d of %s: %s", config.part, checkpoint["global_step"], run_dir, path)
-        log.info(
-            "Run it with:\n"
-            "    session = onnxruntime.InferenceSession(%r)\n"
-            '    features, = session.run(None, {"images": images})  # float32 [N, 3, %d, %d], RGB from 0 to 1',
-            *(str(path), plain.size, plain.size),
+        loads = (
+            f"session = onnxruntime.InferenceSession({str(path)!r})",
+            'features, = session.run(None, {"images": images})  '
+            f"# float32 [N, 3, {plain.size}, {plain.size}], RGB from 0 to 1",
+        )
+        log.info("Run it with:\n    %s", "\n    ".join(loads))
+        write_card(
+            path.with_suffix(".md"), config, source, checkpoint, run_dir, "\n".join(("import onnxruntime\n", *loads))
         )
         return
     parts = both_towers(config, checkpoint)
@@ -101,10 +105,12 @@ def export_onnx(config: DictConfig) -> None:
     with replacing(tokenizer) as unfinished:
         unfinished.write_text(parts["text"].learned, encoding="utf-8")
     log.info("Both towers, step %d of %s: %s", checkpoint["global_step"], run_dir, folder)
-    log.info(
-        "image.onnx: images float32 [N, 3, %d, %d], RGB from 0 to 1; text.onnx: tokens int64 [N, %d].",
-        *(plain.size, plain.size, parts["text"].context),
+    takes = (
+        f"image.onnx: images float32 [N, 3, {plain.size}, {plain.size}], RGB from 0 to 1; text.onnx: tokens int64 [N, "
+        f"{parts['text'].context}]."
     )
+    log.info(takes)
+    write_card(folder / CARD, config, source, checkpoint, run_dir, f"# onnxruntime; {takes}")
 
 
 def both_towers(config: DictConfig, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,12 +138,31 @@ def export_part(config: DictConfig) -> None:
     path = new_file(config, run_dir, moment, ".safetensors", ours)
     export_backbone(backbone, path, {EXPORTED: json.dumps(about)})
     log.info("%s, step %d of %s: %s", config.part, about["step"], run_dir, path)
-    log.info(
-        "Load it with:\n"
-        "    weights = safetensors.torch.load_file(%r)\n"
-        "    missing, unexpected = network.load_state_dict(weights, strict=False)  # only the classifier is missing",
-        str(path),
+    loads = (
+        f"weights = safetensors.torch.load_file({str(path)!r})",
+        "missing, unexpected = network.load_state_dict(weights, strict=False)  # only the classifier is missing",
     )
+    log.info("Load it with:\n    %s", "\n    ".join(loads))
+    imports = "import safetensors.torch\n\nnetwork = ...  # of torchvision or timm, as its name says\n"
+    write_card(path.with_suffix(".md"), config, source, checkpoint, run_dir, imports + "\n".join(loads))
+
+
+def write_card(
+    path: Path, config: DictConfig, source: Path, checkpoint: Mapping[str, Any], run_dir: Path, loads: str
+) -> None:
+    """Write the model card of what was exported; one that somebody has written by hand is left alone, and said."""
+    from simclr.commands.model_card import is_ours, model_card
+    from simclr.runs.identity import upgraded
+    from simclr.system.files import replacing
+
+    if path.exists() and not is_ours(path):
+        log.info("%s is not this command's, so it is left as it is, and no model card written.", path)
+        return
+    about = described(config, source, checkpoint, run_dir)
+    loads = loads.replace(f"{path.parent}/", "")  # whoever gets it has other folders
+    with replacing(path) as unfinished:
+        unfinished.write_text(model_card(about, upgraded(checkpoint["config"]), run_dir, loads), encoding="utf-8")
+    log.info("Its model card: %s", path)
 
 
 def described(config: DictConfig, source: Path, checkpoint: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -174,7 +199,7 @@ def new_folder(output: object, usual: Path, files: Sequence[str]) -> Path:
     folder = usual if output is None else Path(str(output)).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output={folder} is a file; both towers make a folder, so give the name of one")
-    strange = [path.name for path in folder.glob("*") if path.name not in files]
+    strange = [path.name for path in folder.glob("*") if path.name not in (*files, CARD)]
     if strange:
         raise InputError(
             f"output={folder} holds other files, {sorted(strange)[0]} first; give a new or an empty folder"

@@ -45,6 +45,7 @@ class CIFAR10(PublishedSet):
     name, kind, folder, anchor = "CIFAR-10", "cifar10", datasets.CIFAR10.base_folder, "batches.meta"
     url, md5, megabytes = datasets.CIFAR10.url, datasets.CIFAR10.tgz_md5, 170
     endings = frozenset({"", ".meta", ".html", ".txt~"})
+    licence = "The authors state no licence; the images were collected from the web, as 80 Million Tiny Images."
 
     published: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
     labels: ClassVar[str] = "labels"

@@ -29,6 +29,10 @@ class Food101(PublishedSet):
     # torchvision keeps these two to itself; a test holds them against it.
     url, md5 = "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"
     megabytes = 4997
+    licence = (
+        "The photographs belong to those who posted them on foodspotting.com; what goes beyond scientific fair use is "
+        "to be agreed with them (the archive's license_agreement.txt)."
+    )
     endings = image_endings() | {".json", ".txt"}
 
     def __init__(

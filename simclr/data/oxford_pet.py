@@ -42,6 +42,7 @@ class OxfordPet(PublishedSet):
         "95a8c909bbe2e81eed6a22bccdf3f68f",
     )
     megabytes = 811
+    licence = "Creative Commons Attribution-ShareAlike 4.0; the photographs' copyright stays with their owners."
     endings = image_endings() | {".txt", ".xml", ".mat"}
 
     def __init__(

@@ -41,6 +41,7 @@ class PublishedSet(ABC):
     url: ClassVar[str]
     md5: ClassVar[str]  # of the archive
     megabytes: ClassVar[int]  # of it
+    licence: ClassVar[str]  # a sentence about the terms that its images come under
     endings: ClassVar[Set[str]]  # of the files that are read or known to lie there
 
     on_broken = "stop"  # a set of image files lets its user choose

@@ -98,6 +98,9 @@ class Shapes:
     the shape. Raises ValueError for counts, size (pixels) or seed out of range.
     """
 
+    name = "procedural images of ten shapes"
+    licence = "The images are made by this project, and free."
+
     def __init__(self, train_count: int, val_count: int, size: int, seed: int, captions: bool = False) -> None:
         check_size(size)
         for name, value in (("train_count", train_count), ("val_count", val_count)):

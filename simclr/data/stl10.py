@@ -28,6 +28,7 @@ class STL10(PublishedSet):
     name, kind, folder, anchor = "STL-10", "stl10", datasets.STL10.base_folder, "train_X.bin"
     url, md5, megabytes = datasets.STL10.url, datasets.STL10.tgz_md5, 2640
     endings = frozenset({".bin", ".txt"})
+    licence = "The images are ImageNet's, whose terms of access allow non-commercial research and education."
 
     def plan(self, archive: Archive) -> Plan:
         names = self.top(archive) + datasets.STL10.class_names_file

@@ -23,6 +23,7 @@ class TinyImageNet(PublishedSet):
     name, kind, folder, anchor = "Tiny ImageNet", "tiny_imagenet", FOLDER, "wnids.txt"
     url, md5, megabytes = URL, "90528d7ca1a48142e341f4ef8d21d0de", 248
     endings = image_endings() | {".txt"}
+    licence = "The images are ImageNet's, whose terms of access allow non-commercial research and education."
 
     def __init__(
         self, root: str, size: int, store: str | None = None, download: bool | None = None, on_broken: str = "stop"
