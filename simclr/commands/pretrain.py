@@ -15,10 +15,11 @@ from pytorch_lightning.callbacks import ProgressBar
 
 from simclr.augment import batched
 from simclr.commands.app import quiet_libraries
-from simclr.commands.arguments import program, quoted
+from simclr.commands.arguments import program
 from simclr.commands.choices import chosen_callbacks, chosen_logger, chosen_machine
 from simclr.commands.judge import protocol_config
 from simclr.commands.launch import placement
+from simclr.commands.panels import beginning, end
 from simclr.data.checks import warn_of_doubts
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol
@@ -157,6 +158,8 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         keep_config(run_dir, config)
         with sorted_last(run_dir):
             _ = logger and logger.experiment  # opens its file
+        for line in beginning(config, data, augmentation, method, machine):
+            log.info(line)
     try:
         trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except FloatingPointError as error:
@@ -176,13 +179,8 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
             "This run seems to have learned nothing: %s. Try a smaller optimizer.lr, or more epochs.",
             "; ".join(reasons),
         )
-    judge_it = f"{program('linear_eval.py')} {quoted('run', str(run_dir))}"
-    if "text" in method.parts() and data.val is not None and "captions" in data.val.columns:
-        log.info("Done. Judge it with: %s protocol=retrieval", judge_it)
-    elif data.val is None or data.val.labels is None:
-        log.info("Done. These images have no labels to judge it by: %s data=...", judge_it)
-    else:
-        log.info("Done. Judge it with: %s", judge_it)
+    for line in end(config, run_dir, metrics, data, method):
+        log.info(line)
 
 
 def starting_point(
