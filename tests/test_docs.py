@@ -89,7 +89,7 @@ def test_readme_lists_every_room():
         r"^\| `(\w+)` \|", text_of(REPOSITORY / "README.md").partition("## Read the code")[2], re.MULTILINE
     )
     rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "simclr").iterdir() if path.name[0] != "_"}
-    assert set(listed) == rooms - {"errors", "checks", "embed", "export", "load", "search", "visualize"}
+    assert set(listed) == rooms - {"errors", "checks", "doctor", "embed", "export", "load", "search", "visualize"}
 
 
 def test_readme_lists_every_choice():

@@ -25,6 +25,7 @@ class Augmentation:
     """
 
     views: list[Recipe]  # at the run's end; all along, unless their size changes
+    stages: list[tuple[float, list[Recipe]]]
 
     def __init__(
         self,
@@ -41,16 +42,17 @@ class Augmentation:
                         f"views[{view}].{name}={own} is not usable: all views are normalised alike ({first})"
                     )
         _check_size_until(size_until)
-        self._smaller = [(until, self._scaled(size, settings["size"])) for until, size in size_until or ()]
+        smaller = [(until, self._scaled(size, settings["size"])) for until, size in size_until or ()]
+        self.stages = [*smaller, (1.0, self.views)]  # up to which share of the run views have which recipes
 
     def at(self, progress: float) -> list[Recipe]:
         """The views' recipes in a step before which `progress` of the run lies, from 0 in the first to less than 1."""
-        return next((views for until, views in self._smaller if progress < until), self.views)
+        return next((views for until, views in self.stages if progress < until), self.views)
 
     @property
     def sizes(self) -> set[int]:
         """Every size that a view has in the course of the run, in pixels."""
-        return {recipe.size for views in (self.views, *(views for _, views in self._smaller)) for recipe in views}
+        return {recipe.size for _, views in self.stages for recipe in views}
 
     def _scaled(self, size: int, full: int) -> list[Recipe]:
         try:

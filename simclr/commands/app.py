@@ -189,9 +189,9 @@ def run_command(main: Callable[[], Any], config_name: str, words: Sequence[str] 
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except SystemExit as stop:
-        hint = _hint(config_name, sys.argv[1:]) if stop.code else None
-        if hint is not None:
-            print(hint, file=sys.stderr)
+        said = hint(config_name, sys.argv[1:]) if stop.code else None
+        if said is not None:
+            print(said, file=sys.stderr)
         raise
     finally:
         failed = sweep.conclude()
@@ -200,7 +200,7 @@ def run_command(main: Callable[[], Any], config_name: str, words: Sequence[str] 
         raise SystemExit(f"error: {failed} of the sweep's runs failed; see above")
 
 
-def _hint(config_name: str, arguments: list[str]) -> str | None:
+def hint(config_name: str, arguments: list[str]) -> str | None:
     """A sentence about the first override that names no key, or None. The group choices among them are respected."""
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./@]*=", argument)]
     GlobalHydra.instance().clear()

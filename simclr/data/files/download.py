@@ -25,9 +25,13 @@ CHUNK = 1 << 18
 _refused = ContextVar("refused", default=False)
 
 
+class NotHere(InputError):
+    """A file that a run would download is not there, and was not to be downloaded now."""
+
+
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Within it `download` raises InputError: images are looked for that were there before."""
+    """Within it `download` raises NotHere: images are looked for that were there before."""
     token = _refused.set(True)
     try:
         yield
@@ -43,7 +47,7 @@ def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pau
     Raises InputError with the URL, the md5, where to put the file by hand, and `hint`.
     """
     if _refused.get() and not target.exists():
-        raise InputError(f"there is no {target} any more; say where it is with data.root=PATH")
+        raise NotHere(f"there is no {target} any more; say where it is with data.root=PATH")
     by_hand = f"fetch {url} (md5 {md5}) yourself and save it as {target}; {hint}"
     part = target.with_name(target.name + ".part")
     with ExitStack() as stack:
