@@ -81,6 +81,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         limit_images=config.limit_images,
         images_per_epoch=config.images_per_epoch,
         reads=method.reads,
+        wants={column for callback in own for column in getattr(callback, "wants", ())},
         augment=partial(batched.augment, fused=config.compile),
     )
     data.setup()

@@ -112,7 +112,8 @@ class PretrainingData(pl.LightningDataModule):
     limit_images: learn from the first N images of a fixed shuffle, which is the same for every seed.
     images_per_epoch: how many images make an epoch, which may be several passes over a set or a part of one; None for
     one pass.
-    reads: the columns that the method reads. augment: the engine, batched.augment or reference.augment.
+    reads: the columns that the method reads. wants: others that are read where the images have them.
+    augment: the engine, batched.augment or reference.augment.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class PretrainingData(pl.LightningDataModule):
         limit_images: int | None = None,
         images_per_epoch: int | None = None,
         reads: Iterable[str] = (),
+        wants: Iterable[str] = (),
         augment: Callable[[Tensor, Draws, Recipe], Tensor] = batched.augment,
     ) -> None:
         super().__init__()
@@ -141,7 +143,8 @@ class PretrainingData(pl.LightningDataModule):
             )
         self.source, self.augmentation, self.augment = source, augmentation, augment
         self.images_per_epoch = images_per_epoch
-        self.batch_size, self.seed, self.limit_images, self.reads = batch_size, seed, limit_images, list(reads)
+        self.batch_size, self.seed, self.limit_images = batch_size, seed, limit_images
+        self.reads, self.wants = list(reads), set(wants)
         self.splits: Splits | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -162,6 +165,7 @@ class PretrainingData(pl.LightningDataModule):
                 f"the method learns from {' and '.join(missing)}, which these images lack; choose others with data=, "
                 "or another method="
             )
+        self.reads += sorted(self.wants & pretrain.columns.keys() - set(self.reads))
         self.splits = Splits(pretrain, train, val)
 
     @property
