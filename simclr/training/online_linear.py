@@ -98,9 +98,7 @@ class OnlineLinear(PeriodicMeasure):
         assert self.probe is not None
         assert self.optimizer is not None
         with torch.autocast(features.device.type, enabled=False):
-            features = features.nan_to_num(
-                0.0, 0.0, 0.0
-            )  # a step that is not finite is the encoder's affair, and no end of this
+            features = features.nan_to_num(0.0, 0.0, 0.0)  # a step that is not finite is the encoder's affair
             mean = distributed.mean(features.mean(dim=0))
             variance = distributed.mean((features - mean).square().mean(dim=0))
             memory = min(MEMORY, self.steps / (self.steps + 1))  # at first the mean of all so far
