@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from simclr.augment.augmentation import Augmentation
 from simclr.commands.arguments import program, quoted
 from simclr.commands.choices import Machine
+from simclr.data.checks import leak_words
 from simclr.methods.base import Method
 from simclr.training.datamodule import PretrainingData
 
@@ -38,7 +39,7 @@ def beginning(
     lines = {
         "learns": f"{type(method).__name__} of {seen}",
         "parts": f"{parts} parameters",
-        "steps": f"{epochs}, {config.batch_size} images each; {_name(config.optimizer)} at {rate:g}",
+        "steps": f"{epochs}, {config.batch_size} images each; {_name(config.optimizer)} at {rate}",
         "device": f"{machine.accelerator}, {where}precision {machine.precision}",
     }
     if config.get("logger") and any("TensorBoard" in str(one) for one in _targets(config.logger)):
@@ -54,7 +55,9 @@ def end(
     knn, before = metrics.get("val/knn_top1"), metrics.get("val/knn_top1_untrained")
     if knn is not None and before is not None:
         better = "above" if knn > before else "below"
-        lines.append(f"k-NN top-1 {knn:.2f} %, {abs(knn - before):.2f} points {better} the untrained encoder's.")
+        leaked = metrics.get("val_images_in_train")
+        leak = f"; {leak_words(leaked, len(data.val))}" if leaked and data.val is not None else ""
+        lines.append(f"k-NN top-1 {knn:.2f} %, {abs(knn - before):.2f} points {better} the untrained encoder's{leak}")
     known = PUBLISHED.get(_name(config.method).lower())
     resnet18 = str(config.backbone.get("_target_")).endswith("resnet18_encoder")
     if known and resnet18 and str(config.data.get("_target_")).endswith("TinyImageNet"):

@@ -67,7 +67,7 @@ def test_a_leak_is_said_before_training_and_beside_every_figure(run: Run, tmp_pa
     told = next(i for i, line in enumerate(lines) if line.startswith(f"{leak}, which may flatter"))
     figures = [i for i, line in enumerate(lines) if "k-NN top-1" in line]
     assert told < figures[0]
-    assert len(figures) == 2
+    assert len(figures) == 3  # untrained, after the epoch, and at the end
     assert all(lines[i].endswith(f"; {leak}") for i in figures)
     metrics = json.loads((only_run(tmp_path / "outputs") / "metrics.json").read_text())
     assert metrics["val_images_in_train"] == 17
