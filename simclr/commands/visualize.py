@@ -77,13 +77,14 @@ def open_subject(config: DictConfig) -> Subject:
     from simclr.system.precision import choose_accelerator
 
     last, run_dir, _ = locate(config.run, config.ckpt)
-    splits, *_ = open_images(config, last.content, last.path)
+    splits, told, _ = open_images(config, last.content, last.path)
     _, train, val = splits
     bank = train.first_of_shuffle(config.limit_images)
     if val is not None and val.classes != train.classes:
         raise InputError("training and validation images have other classes, so they cannot be compared; see data=")
     warn_of_doubts(bank, val)
-    names = display_names(train.classes, None if config.words is None else Path(str(config.words)).expanduser())
+    words, root = (None if path is None else Path(str(path)).expanduser() for path in (config.words, told["root"]))
+    names = display_names(train.classes, words, root)
     name = run_dir.resolve().name
     place = results_place(run_dir, config.output)
     device, plain = torch.device(choose_accelerator("auto")), shown_as(last.content)

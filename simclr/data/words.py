@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from simclr.data.files.archive import composed
@@ -15,20 +16,26 @@ LIKE = "give a file like Tiny ImageNet's words.txt"
 FILE = "words.txt"
 
 
-def display_names(classes: Sequence[str], path: Path | None) -> list[str]:
+def display_names(classes: Sequence[str], path: Path | None = None, place: Path | None = None) -> list[str]:
     """A name to show for every class: its first word in the file at `path`, or the label itself where that has none.
 
     The file has a line `label TAB word, word, ...` for a class; other labels in it are passed over. Two classes with
-    one word keep their labels beside it. Raises InputError for a file that cannot be read or names none of `classes`.
+    one word keep their labels beside it. Without `path` it is the words.txt that `place`, a folder or a zip, may hold.
+    Raises InputError for a file at `path` that cannot be read, or that names none of `classes`.
     """
-    if path is None or not classes:
-        return list(classes)
-    words = _words(_read(path))
-    if not words.keys() & set(classes):
-        raise InputError(
-            f"words={path} has no line for any of the {len(classes)} classes, such as {classes[0]}; a line is "
-            "to be 'label TAB words'"
-        )
+    if not classes:
+        return []
+    words: dict[str, str] = {}
+    if path is not None:
+        words = _words(_read(path))
+        if not words.keys() & set(classes):
+            raise InputError(
+                f"words={path} has no line for any of the {len(classes)} classes, such as {classes[0]}; a line is "
+                "to be 'label TAB words'"
+            )
+    elif place is not None:
+        with suppress(InputError):  # nobody has said that it is one
+            words = _words(_find(place) or "")
     count = Counter(words[label] for label in classes if label in words)
     return [
         label if label not in words else words[label] if count[words[label]] == 1 else f"{words[label]} ({label})"

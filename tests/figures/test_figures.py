@@ -1,5 +1,6 @@
 """The figures: what they show is what other libraries, and the training itself, find."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,12 @@ def test_words_say_what_labels_mean(tmp_path):
     assert display_names(["n1", "n2", "n3", "n4"], path) == ["goldfish", "crane (n2)", "crane (n3)", "n4"]
     assert display_names(["n1"], None) == ["n1"]
     assert display_names([], path) == []
+    assert display_names(["n1", "n4"], place=tmp_path) == ["goldfish", "n4"]  # images' own folder, which has words
+    assert display_names(["n1"], path, place=tmp_path / "elsewhere") == ["goldfish"]
+    assert display_names(["n1"], place=tmp_path / "elsewhere") == ["n1"]
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.write(path, "tiny/words.txt")
+    assert display_names(["n1", "cat"], place=tmp_path / "images.zip") == ["goldfish", "cat"]
     with pytest.raises(InputError, match="no line for any of the 1 classes, such as cat"):
         display_names(["cat"], path)
     with pytest.raises(InputError, match="cannot be read"):
