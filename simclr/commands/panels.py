@@ -13,6 +13,7 @@ from simclr.commands.arguments import program, quoted
 from simclr.commands.choices import Machine
 from simclr.data.checks import leak_words
 from simclr.methods.base import Method
+from simclr.runs.targets import loggers_of
 from simclr.training.datamodule import PretrainingData
 
 # Of ResNet-18 on all of Tiny ImageNet, linear and 5-NN top-1 (Ermolov et al. 2021, table 1).
@@ -42,8 +43,8 @@ def beginning(
         "steps": f"{epochs}, {config.batch_size} images each; {_name(config.optimizer)} at {rate}",
         "device": f"{machine.accelerator}, {where}precision {machine.precision}",
     }
-    if config.get("logger") and any("TensorBoard" in str(one) for one in _targets(config.logger)):
-        lines["watch"] = f"tensorboard --logdir {Path(str(config.output_root))}"
+    if any(str(logger._target_).endswith("TensorBoardLogger") for logger in loggers_of(config)):
+        lines["watch"] = f"tensorboard --logdir {Path(str(config.output_root))}, at localhost:6006/#custom_scalars"
     return [f"{name:<7} {text}" for name, text in lines.items()]
 
 
@@ -82,8 +83,3 @@ def end(
 
 def _name(part: DictConfig) -> str:
     return str(part.get("_target_")).rpartition(".")[2]
-
-
-def _targets(logger: DictConfig) -> list[str]:
-    """The class of the logger, or of each of several."""
-    return [str(logger.get("_target_")), *(str(one.get("_target_")) for one in logger.values() if hasattr(one, "get"))]

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from simclr.augment import batched
 from simclr.commands.app import quiet_libraries
 from simclr.commands.arguments import program
-from simclr.commands.choices import chosen_callbacks, chosen_logger, chosen_machine
+from simclr.commands.choices import chosen_callbacks, chosen_loggers, chosen_machine, settings
 from simclr.commands.judge import protocol_config
 from simclr.commands.launch import placement
 from simclr.commands.panels import beginning, end
@@ -48,6 +48,7 @@ from simclr.training.not_finite import NotFinite
 from simclr.training.progress import alarms
 from simclr.training.run_metrics import RunMetrics
 from simclr.training.step_seed import StepSeed
+from simclr.training.tensorboard import tell_settings
 from simclr.training.verdict import doubts
 
 log = logging.getLogger(__name__)
@@ -130,12 +131,12 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         machine._asdict(),
         history,
     )
-    logger = chosen_logger(config, run_dir, step)
+    loggers = chosen_loggers(config, run_dir, step)
     trainer: pl.Trainer = build(
         config.trainer,
         precision=LIGHTNING_PRECISION[machine.precision],
         **placement(config.trainer.devices, plugins=[WriteHere()]),
-        logger=logger,
+        logger=loggers or False,
         callbacks=[
             StopRequest(stop),
             StepSeed(config.seed),
@@ -158,7 +159,10 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         remember_images(run_dir, images)
         keep_config(run_dir, config)
         with sorted_last(run_dir):
-            _ = logger and logger.experiment  # opens its file
+            for logger in loggers:
+                _ = logger.experiment  # opens its file
+        for logger in loggers:
+            tell_settings(logger, run_dir.name, settings(config), as_dict(config))
         for line in beginning(config, data, augmentation, method, machine):
             log.info(line)
     try:

@@ -38,13 +38,14 @@ PROTOCOLS = (
 FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
 OUTCOME = re.compile(
-    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.(safetensors|onnx|md)|search_[\w-]+\.html|embedded_[^/]+\.npz|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
+    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.(safetensors|onnx|md)|search_[\w-]+\.html|embedded_[^/]+\.npz|hparams\.yaml|metrics\.csv|(evaluation/)?events\.out\.tfevents\..+"
     r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
     r"|open_clip/(open_clip_config\.json|open_clip_model\.safetensors|tokenizer\.json|README\.md)"
     r"|onnx/(image\.onnx|text\.onnx|tokenizer\.json|README\.md)"
+    r"|projector_config\.pbtxt|projector/(tensors\.tsv|metadata\.tsv|sprite\.png)"
     rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
 )
-FOLDERS = ("checkpoints", "evaluation", "features", "figures", "onnx", "open_clip")
+FOLDERS = ("checkpoints", "evaluation", "features", "figures", "onnx", "open_clip", "projector")
 BEGINNING = re.compile(r"config\.yaml|images\.json|train\.log|\.lock(\..+)?")  # what a run has before it trains
 UNFINISHED = re.compile(rf"(config\.yaml|images\.json|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
 

@@ -46,7 +46,7 @@ KINDS: dict[str, str] = {
     **dict.fromkeys(("trainer", "callbacks"), GOES_ON),
     # What these measure, and when, may decide when a callback of one's own ends a run: that is not told apart.
     **dict.fromkeys(("callbacks.label_free", "callbacks.online_knn", "callbacks.retrieval"), RUNS),
-    "callbacks.online_linear": RUNS,
+    **dict.fromkeys(("callbacks.online_linear", "callbacks.tensorboard"), RUNS),
     **dict.fromkeys(("callbacks.progress", "logger", "evaluate"), RUNS),
     **dict.fromkeys(("name", "output_root", "sweep", "resume", "requeue_exit_code", "hydra"), RUNS),
     **dict.fromkeys(("checkpoint_minutes", "keep_every_n_epochs", "threads"), RUNS),
@@ -61,7 +61,7 @@ KINDS: dict[str, str] = {
 }
 
 # Kept absolute, so that they name the same place from every working directory.
-PATHS = ("data.root", "data.store", "captions.words", "backbone.pretrained_path")
+PATHS = ("data.root", "data.store", "captions.words", "backbone.pretrained_path", "callbacks.tensorboard.words")
 
 # How a configuration of an earlier version becomes today's, in order. A part that has moved, by the beginning of its
 # `_target_`:

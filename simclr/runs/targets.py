@@ -51,17 +51,25 @@ def check_arguments(config: Any, given: Collection[str] = ()) -> None:
             raise InputError(f"{called} needs {name}; give it with +{key}.{name}=")
 
 
-def logger_of(config: DictConfig, **own: Any) -> DictConfig | None:
-    """The chosen logger, with those of the run's `own` arguments that its class takes; None where there is none."""
-    logger = config.get("logger")
-    if not isinstance(logger, DictConfig) or "_target_" not in logger:
-        return None
-    logger, takes = logger.copy(), _parameters(logger)
+def loggers_of(config: DictConfig, **own: Any) -> list[DictConfig]:
+    """The chosen loggers, each with those of the run's `own` arguments that its class takes and its config leaves open.
+
+    Raises InputError for one that names no class.
+    """
+    chosen = config.get("logger")
+    named = chosen.items() if isinstance(chosen, DictConfig) else []
+    for name, logger in named:
+        if logger is not None and (not isinstance(logger, DictConfig) or "_target_" not in logger):
+            raise InputError(f"logger.{name!s}={logger} is not usable; name a class with +logger.NAME._target_=")
+    return [_filled(logger, own) for _, logger in named if logger is not None]
+
+
+def _filled(logger: DictConfig, own: dict[str, Any]) -> DictConfig:
+    logger, takes = logger.copy(), {*_parameters(logger)}
+    if logger._target_.endswith("TensorBoardLogger"):
+        takes.add("purge_step")  # for its writer
     with open_dict(logger):
-        if "default_hp_metric" not in takes:  # TensorBoard's; there where another class was put in its place
-            logger.pop("default_hp_metric", None)
-            own.pop("purge_step", None)  # TensorBoard's, too, which takes it among others for its writer
-        logger.update({name: value for name, value in own.items() if name in takes or name == "purge_step"})
+        logger.update({name: value for name, value in own.items() if name in takes and logger.get(name) is None})
     return logger
 
 

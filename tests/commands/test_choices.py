@@ -54,7 +54,13 @@ def test_without_a_logger_the_last_values_are_those_with_one(tmp_path, with_curv
 
 @pytest.mark.slow
 def test_another_logger_gets_what_it_takes(tmp_path, with_curves):
-    trained(tmp_path, "logger._target_=pytorch_lightning.loggers.CSVLogger")
+    trained(
+        tmp_path,
+        "logger=none",
+        "+logger.own._target_=pytorch_lightning.loggers.CSVLogger",
+        "+logger.own.name=",
+        "+logger.own.version=",
+    )
     with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/knn_top1"]]
     assert float(rows[-1]["val/knn_top1"]) == pytest.approx(with_curves["val/knn_top1"])

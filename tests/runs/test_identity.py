@@ -106,7 +106,7 @@ def test_todays_own_directory_comes_before_an_earlier_versions(tmp_path, monkeyp
         "callbacks.progress.line_every_seconds=5",
         "callbacks.online_knn=null",
         "callbacks.online_knn.k=5",
-        "logger.default_hp_metric=true",
+        "logger=[tensorboard,csv]",
         "trainer=ddp",
         "trainer.devices=2",
         "trainer.accelerator=cpu",
@@ -185,7 +185,8 @@ def test_a_run_begun_by_the_first_version_ends_under_this_one(finished, run, tmp
     new = only_run(finished / "outputs")
     config = OmegaConf.load(new / "config.yaml")
     later = ("backbone.small_maps", "optimizer.fused", "method.micro_batch", "trainer.strategy", "callbacks.label_free")
-    later += ("backbone.pretrained_path", "backbone.pretrained_digest")
+    later += ("backbone.pretrained_path", "backbone.pretrained_digest", "callbacks.tensorboard")
+    config.logger = KEPT[0]["config"]["logger"]
     runs = ("evaluate", "requeue_exit_code", "keep_every_n_epochs", "compile", "threads")
     for key in (*runs, *later, *(key for key, *_ in LATER)):
         parent, _, leaf = key.rpartition(".")
