@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
+from simclr.commands.exported import CARD, described, new_file, new_folder, told_by, write_card
 from simclr.errors import InputError
 from simclr.runs.compose import CONFIGS
 
@@ -19,13 +20,19 @@ log = logging.getLogger(__name__)
 
 # The files of a folder that open_clip loads: these two are its names; the tokenizer is in the format of tokenizers.
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json")
+TIMM = ("config.json", "model.safetensors")  # and of a folder that timm loads
 ONNX = ("image.onnx", "text.onnx", "tokenizer.json")  # of both towers
-CARD = "README.md"  # in such a folder; beside a file it is called as that is
 
 
 def export(config: DictConfig) -> None:
     """Write what `format` asks for of one checkpoint, and say how it is loaded."""
-    formats = {"torchvision": export_part, "open_clip": export_towers, "onnx": export_onnx}
+    formats = {
+        "torchvision": export_part,
+        "timm": export_timm,
+        "onnx": export_onnx,
+        "torch_export": export_program,
+        "open_clip": export_towers,
+    }
     if config.format not in formats:
         raise InputError(f"format={config.format} is not known; choose one of {', '.join(formats)}")
     quiet_libraries()
@@ -68,6 +75,7 @@ def export_towers(config: DictConfig) -> None:
 def export_onnx(config: DictConfig) -> None:
     """Write one part of a checkpoint as an ONNX file, or of a CLIP run both towers into a folder."""
     from simclr.models import onnx
+    from simclr.models.image_tower import ImageTower
     from simclr.runs.assemble import reassemble, shown_as
     from simclr.runs.checkpoint import locate
     from simclr.runs.identity import upgraded
@@ -82,7 +90,7 @@ def export_onnx(config: DictConfig) -> None:
         backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
         path = new_file(config, run_dir, moment, ".onnx", onnx.is_ours)
         with replacing(path) as unfinished:
-            onnx.write_image_tower(onnx.ImageTower(backbone, None, plain), unfinished, about)
+            onnx.write_image_tower(ImageTower(backbone, None, plain), unfinished, about)
         log.info("%s, step %d of %s: %s", config.part, checkpoint["global_step"], run_dir, path)
         loads = (
             f"session = onnxruntime.InferenceSession({str(path)!r})",
@@ -98,7 +106,7 @@ def export_onnx(config: DictConfig) -> None:
     folder = new_folder(config.output, results_place(run_dir, None) / "onnx", ONNX)
     image, text, tokenizer = (folder / name for name in ONNX)
     with replacing(image) as unfinished:
-        tower = onnx.ImageTower(parts["backbone"], parts["head"], plain)
+        tower = ImageTower(parts["backbone"], parts["head"], plain)
         onnx.write_image_tower(tower, unfinished, about)
     with replacing(text) as unfinished:
         onnx.write_text_tower(parts["text"], unfinished, about)
@@ -111,6 +119,59 @@ def export_onnx(config: DictConfig) -> None:
     )
     log.info(takes)
     write_card(folder / CARD, config, source, checkpoint, run_dir, f"# onnxruntime; {takes}")
+
+
+def export_program(config: DictConfig) -> None:
+    """Write one part of a checkpoint as a program of torch.export, which needs none of this project's code."""
+    from simclr.models import program
+    from simclr.models.image_tower import ImageTower
+    from simclr.runs.assemble import reassemble, shown_as
+    from simclr.runs.checkpoint import locate
+    from simclr.system.files import replacing
+
+    (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
+    plain = shown_as(checkpoint)
+    backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+    path = new_file(config, run_dir, moment, ".pt2", program.is_ours)
+    about = described(config, source, checkpoint, run_dir)
+    with replacing(path) as unfinished:
+        program.write(ImageTower(backbone, None, plain), unfinished, json.dumps(about))
+    log.info("%s, step %d of %s: %s", config.part, about["step"], run_dir, path)
+    loads = (
+        f"encoder = torch.export.load({str(path)!r}).module()",
+        f"features, = encoder(images)  # float32 [N, 3, {plain.size}, {plain.size}], RGB from 0 to 1",
+    )
+    log.info("Load it with:\n    %s", "\n    ".join(loads))
+    write_card(path.with_suffix(".md"), config, source, checkpoint, run_dir, "import torch\n\n" + "\n".join(loads))
+
+
+def export_timm(config: DictConfig) -> None:
+    """Write one part of a checkpoint as a folder that timm makes a model of by itself."""
+    from safetensors.torch import save_file
+
+    from simclr.models.timm_folder import timm_config
+    from simclr.runs.assemble import reassemble, shown_as
+    from simclr.runs.checkpoint import locate
+    from simclr.runs.identity import upgraded
+    from simclr.runs.place import results_place
+    from simclr.system.files import replacing
+
+    (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
+    backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+    try:
+        about = timm_config(upgraded(checkpoint["config"])["backbone"], backbone.num_features, shown_as(checkpoint))
+    except ValueError as error:
+        raise InputError(f"format=timm is not for this run: {error}") from error
+    name = f"timm_{config.part}_{moment}" if moment else f"timm_{config.part}"
+    folder = new_folder(config.output, results_place(run_dir, None) / name, TIMM)
+    with replacing(folder / TIMM[0]) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / TIMM[1]) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, unfinished)
+    log.info("%s, step %d of %s: %s", config.part, checkpoint["global_step"], run_dir, folder)
+    loads = f"encoder = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+    log.info("Load it with:\n    %s", loads)
+    write_card(folder / CARD, config, source, checkpoint, run_dir, f"import timm\n\n{loads}")
 
 
 def both_towers(config: DictConfig, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +194,7 @@ def export_part(config: DictConfig) -> None:
 
     def ours(path: Path) -> bool:
         # What training wrote at the end of the run has no note of its own, and holds the same.
-        return _about(path) is not None or path.resolve() == (run_dir / "backbone.safetensors").resolve()
+        return told_by(path) is not None or path.resolve() == (run_dir / "backbone.safetensors").resolve()
 
     path = new_file(config, run_dir, moment, ".safetensors", ours)
     export_backbone(backbone, path, {EXPORTED: json.dumps(about)})
@@ -145,80 +206,6 @@ def export_part(config: DictConfig) -> None:
     log.info("Load it with:\n    %s", "\n    ".join(loads))
     imports = "import safetensors.torch\n\nnetwork = ...  # of torchvision or timm, as its name says\n"
     write_card(path.with_suffix(".md"), config, source, checkpoint, run_dir, imports + "\n".join(loads))
-
-
-def write_card(
-    path: Path, config: DictConfig, source: Path, checkpoint: Mapping[str, Any], run_dir: Path, loads: str
-) -> None:
-    """Write the model card of what was exported; one that somebody has written by hand is left alone, and said."""
-    from simclr.commands.model_card import is_ours, model_card
-    from simclr.runs.identity import upgraded
-    from simclr.system.files import replacing
-
-    if path.exists() and not is_ours(path):
-        log.info("%s is not this command's, so it is left as it is, and no model card written.", path)
-        return
-    about = described(config, source, checkpoint, run_dir)
-    loads = loads.replace(f"{path.parent}/", "")  # whoever gets it has other folders
-    with replacing(path) as unfinished:
-        unfinished.write_text(model_card(about, upgraded(checkpoint["config"]), run_dir, loads), encoding="utf-8")
-    log.info("Its model card: %s", path)
-
-
-def described(config: DictConfig, source: Path, checkpoint: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
-    """What a file says of itself: which part of which run it is, and the images that this has learned from."""
-    from simclr.runs.identity import upgraded
-
-    settings = upgraded(checkpoint["config"])
-    augmentation = settings.get("augmentation") or {}
-    return {
-        "part": config.part,
-        "backbone": settings["backbone"],
-        "image_size": augmentation.get("size"),
-        "mean": augmentation.get("mean"),
-        "std": augmentation.get("std"),
-        "run": run_dir.resolve().name,
-        "checkpoint": source.name,
-        "step": checkpoint["global_step"],
-    }
-
-
-def new_file(config: DictConfig, run_dir: Path, moment: str, ending: str, ours: Callable[[Path], bool]) -> Path:
-    """The file to write, by default in the run directory; see `file_to_write`."""
-    from simclr.runs.place import file_to_write, results_place
-
-    # Weights on the way, or of a bare checkpoint, never take the place of the encoder that a run has ended with.
-    name = f"{config.part}_{moment}" if moment else config.part
-    return file_to_write(
-        config.output, lambda: results_place(run_dir, None) / f"{name}{ending}", ours, f"encoder{ending}"
-    )
-
-
-def new_folder(output: object, usual: Path, files: Sequence[str]) -> Path:
-    """The folder to write `files` into. Raises InputError for one with others in it, and for a file in its place."""
-    folder = usual if output is None else Path(str(output)).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output={folder} is a file; both towers make a folder, so give the name of one")
-    strange = [path.name for path in folder.glob("*") if path.name not in (*files, CARD)]
-    if strange:
-        raise InputError(
-            f"output={folder} holds other files, {sorted(strange)[0]} first; give a new or an empty folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _about(path: Path) -> dict[str, Any] | None:
-    """What this command noted in a file that it has written; None for any other file."""
-    from safetensors import SafetensorError, safe_open
-
-    from simclr.runs.checkpoint import EXPORTED
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})[EXPORTED])
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return None
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="export")

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from simclr.augment.plain import Plain
 from simclr.models.heads import LinearHead
 from simclr.models.text import TextTransformer
-
-# Networks whose parameters timm, from which open_clip takes its image towers, calls by the names that torchvision does.
-IN_TIMM = {
-    "simclr.models.backbone.resnet18_encoder": "resnet18",
-    "simclr.models.backbone.resnet34_encoder": "resnet34",
-    "simclr.models.backbone.resnet50_encoder": "resnet50",
-}
+from simclr.models.timm_folder import trunk_in_timm
 
 
 def open_clip_weights(
@@ -39,17 +33,9 @@ def open_clip_config(backbone: Mapping[str, Any], text: TextTransformer, plain: 
 
     backbone: as in configs/backbone. Raises ValueError for one whose weights timm has other names for.
     """
-    target, name = backbone["_target_"], backbone.get("name")
-    known = target.startswith("simclr.models.timm_backbone.") or (
-        target in IN_TIMM and backbone.get("stem") == "standard"
-    )
-    if not known:
-        raise ValueError(
-            "open_clip takes its image towers from timm, which has not this backbone; use one of timm, or a ResNet "
-            "with its standard stem"
-        )
+    name, _ = trunk_in_timm(backbone)
     vision = {
-        "timm_model_name": name or IN_TIMM[target],
+        "timm_model_name": name,
         "timm_model_pretrained": False,
         "timm_pool": "",
         "timm_proj": "linear",

@@ -37,15 +37,18 @@ PROTOCOLS = (
 )
 FIGURES = ("latent_space", "neighbours", "augmented_pairs", "retrieval")
 RESULT = re.compile(rf"({'|'.join(PROTOCOLS)})_eval(_.+)?\.json")
+PART = r"(target_)?backbone(_previous|_epoch-\d+)?"  # in the names of what export writes
 OUTCOME = re.compile(
-    r"(metrics\.json|(target_)?backbone(_previous|_epoch-\d+)?\.(safetensors|onnx|md)|search_[\w-]+\.html|embedded_[^/]+\.npz|hparams\.yaml|metrics\.csv|(evaluation/)?events\.out\.tfevents\..+"
+    rf"(metrics\.(json|csv)|{PART}\.(safetensors|onnx|pt2|md)|search_[\w-]+\.html|embedded_[^/]+\.npz"
+    r"|hparams\.yaml|(evaluation/)?events\.out\.tfevents\..+"
     r"|checkpoints/(last|previous|epoch-\d+)\.ckpt"
     r"|open_clip/(open_clip_config\.json|open_clip_model\.safetensors|tokenizer\.json|README\.md)"
+    rf"|timm_{PART}/(config\.json|model\.safetensors|README\.md)"
     r"|onnx/(image\.onnx|text\.onnx|tokenizer\.json|README\.md)"
     r"|projector_config\.pbtxt|projector/(tensors\.tsv|metadata\.tsv|sprite\.png)"
     rf"|features/[0-9a-f]{{24}}\.safetensors|figures/({'|'.join(FIGURES)})\.png)"
 )
-FOLDERS = ("checkpoints", "evaluation", "features", "figures", "onnx", "open_clip", "projector")
+FOLDERS = re.compile(rf"checkpoints|evaluation|features|figures|onnx|open_clip|projector|timm_{PART}")
 BEGINNING = re.compile(r"config\.yaml|images\.json|train\.log|\.lock(\..+)?")  # what a run has before it trains
 UNFINISHED = re.compile(rf"(config\.yaml|images\.json|{OUTCOME.pattern}|{RESULT.pattern})(\.\d+)?\.part")
 
@@ -87,9 +90,9 @@ def clear(run_dir: Path) -> None:
     for path in _files(run_dir):
         if OUTCOME.fullmatch(_below(path, run_dir)) or _is_result(path, run_dir):
             path.unlink()
-    for folder in FOLDERS:
+    for folder in _folders(run_dir):
         with suppress(OSError):  # it holds something else
-            (run_dir / folder).rmdir()
+            folder.rmdir()
 
 
 def forget_judgements(run_dir: Path) -> None:
@@ -165,8 +168,11 @@ def _log_files(run_dir: Path) -> list[logging.FileHandler]:
 
 def _files(run_dir: Path) -> list[Path]:
     """The files in the run directory and in the folders that a run makes in it."""
-    folders = [run_dir, *(run_dir / name for name in FOLDERS)]
-    return [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]
+    return [path for folder in (run_dir, *_folders(run_dir)) for path in folder.iterdir() if path.is_file()]
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    return [path for path in run_dir.iterdir() if FOLDERS.fullmatch(path.name) and path.is_dir()]
 
 
 def _below(path: Path, run_dir: Path) -> str:

@@ -123,7 +123,7 @@ def test_jobs_in_other_processes_outlive_the_reader_of_their_output_too(tmp_path
 def test_jobs_at_once_share_the_cores_and_save_themselves_on_a_signal(tmp_path, name, status):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     without = {key: value for key, value in environment().items() if not key.endswith("_NUM_THREADS")}
-    overrides = ("-m", *TINY_RUN, "data.train_count=960", "hydra/launcher=joblib", "seed=1,2", "checkpoint_minutes=60")
+    overrides = ("-m", *TINY_RUN, "data.train_count=480", "hydra/launcher=joblib", "seed=1,2", "checkpoint_minutes=60")
     arguments = command("train.py", *overrides, "callbacks.online_knn=null", "epochs=3")
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=without, stdout=subprocess.PIPE, text=True, start_new_session=True
