@@ -19,13 +19,13 @@ from simclr.training.datamodule import PretrainingData
 from tests.augment.test_engines import RECIPE
 from tests.conftest import two_views
 
-STEPS, BIN = 100, 10
-# Every operation takes part, and views stay alike enough for the loss to fall within 100 steps.
+STEPS, BIN = 60, 10
+# Every operation takes part, and views stay alike enough for the loss to fall within so few steps.
 GENTLE = replace(RECIPE, size=32, crop_scale=(0.5, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
 
 
 def loss_curve(fast: bool, seed: int) -> Tensor:
-    """100 steps from the weights and draws of `seed`: the loss, averaged over every 10 steps.
+    """STEPS steps from the weights and draws of `seed`: the loss, averaged over every BIN of them.
 
     Fast is what train.py does. Plain is torchvision's operations, one image at a time, its network with the channels
     outermost, and Adam tensor by tensor.
@@ -34,9 +34,9 @@ def loss_curve(fast: bool, seed: int) -> Tensor:
     backbone = resnet18_encoder("standard")
     head = ProjectionHead(512, 256, 128)
     data = PretrainingData(
-        source=Shapes(STEPS * 16, 10, 32, seed=0),
+        source=Shapes(STEPS * 8, 10, 32, seed=0),
         augmentation=two_views(GENTLE),
-        batch_size=32,
+        batch_size=16,
         seed=seed,
         augment=batched.augment if fast else reference.augment,
     )
@@ -74,13 +74,13 @@ def loss_curve(fast: bool, seed: int) -> Tensor:
 
 @pytest.mark.slow
 def test_the_loss_curve_is_that_of_the_plain_path_within_the_noise_between_runs():
-    plain, fast = (torch.stack([loss_curve(path, seed) for seed in range(6)]) for path in (False, True))
+    plain, fast = (torch.stack([loss_curve(path, seed) for seed in range(4)]) for path in (False, True))
     noise = plain.std(dim=0).mean()  # between seeds, of one bin
-    assert plain[:, -1].mean() < plain[:, 0].mean() - 3 * noise  # it does learn, so there is something to differ in
+    assert plain[:, -1].mean() < plain[:, 0].mean() - 2 * noise  # it does learn, so there is something to differ in
     difference = (fast - plain).mean(dim=0)
-    assert difference[:3].abs().max() <= noise / 4  # before rounding has driven equal runs apart
+    assert difference[0].abs() <= noise / 4  # before rounding has driven equal runs apart
     assert difference.abs().mean() <= noise
-    assert difference.mean().abs() <= noise  # four standard errors of what six pairs of runs give
+    assert difference.mean().abs() <= noise  # three standard errors of what so many pairs of runs give
 
 
 @pytest.mark.gpu
