@@ -1,4 +1,4 @@
-"""ONNX files against the networks that they were written from, in a runtime that knows nothing of PyTorch."""
+"""ONNX files and programs against the networks that they were written from, run by what knows none of our code."""
 
 import onnxruntime
 import pytest
@@ -8,8 +8,10 @@ from torch import nn
 
 from simclr.augment.plain import Plain
 from simclr.errors import InputError
+from simclr.models import program
 from simclr.models.heads import LinearHead
-from simclr.models.onnx import ImageTower, is_ours, write_image_tower
+from simclr.models.image_tower import ImageTower
+from simclr.models.onnx import is_ours, write_image_tower
 
 
 class Features(nn.Module):
@@ -31,19 +33,27 @@ def test_a_run_that_normalised_its_images_gets_them_from_0_to_1(tmp_path):
     path = tmp_path / "image.onnx"
     write_image_tower(ImageTower(backbone, head, plain), path, {"part": "backbone"})
     assert is_ours(path)
+    program.write(ImageTower(backbone, head, plain), tmp_path / "image.pt2", '{"part": "backbone"}')
+    assert program.is_ours(tmp_path / "image.pt2")
+    assert not program.is_ours(path)
     pixels = torch.randint(0, 256, (7, 12, 12, 3), dtype=torch.uint8)
     session = onnxruntime.InferenceSession(path)
     features, embeddings = session.run(None, {"images": (pixels.permute(0, 3, 1, 2) / 255).numpy()})
     with torch.no_grad():
         expected = backbone(plain(pixels))
         torch.testing.assert_close(torch.from_numpy(features), expected, rtol=0, atol=1e-5)
+        loaded = torch.export.load(tmp_path / "image.pt2").module()
+        torch.testing.assert_close(loaded(pixels.permute(0, 3, 1, 2) / 255)[0], expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(torch.from_numpy(embeddings), F.normalize(head(expected), dim=1), rtol=0, atol=1e-5)
 
 
-def test_a_network_that_onnx_has_no_words_for_is_refused(tmp_path):
+def test_a_network_that_does_other_things_with_other_images_is_refused(tmp_path):
     class Odd(Features):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images if images.sum() > 0 else -images)  # one graph cannot do either
 
+    tower = ImageTower(Odd(), None, Plain(12))
     with pytest.raises(InputError, match=r"this network cannot be written as ONNX \(Could not guard on data-dependent"):
-        write_image_tower(ImageTower(Odd(), None, Plain(12)), tmp_path / "odd.onnx", {})
+        write_image_tower(tower, tmp_path / "odd.onnx", {})
+    with pytest.raises(InputError, match=r"this network cannot be written as a program \(Could not guard on data-dep"):
+        program.write(tower, tmp_path / "odd.pt2", "{}")
