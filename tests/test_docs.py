@@ -1,7 +1,10 @@
 """The docs are true where a program can tell: commands compose, links lead somewhere, the tests they name exist."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from omegaconf import OmegaConf
 
 from simclr.runs.assemble import assemble
 from simclr.runs.compose import CONFIGS, compose_config, prefer_own_configs
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, Run
 
 DOCS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 DOCS += sorted((REPOSITORY / "docs" / "methods").glob("*.md"))
@@ -34,7 +37,7 @@ def text_of(path: Path) -> str:
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """The configuration and the overrides of every command in the blocks of a document."""
-    for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```(?:\n|(?!yaml)\w+\n)(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.search(rf"(?:python(?: -m)?|torchrun .*?) ({PROGRAMS})\b(.*)", line)
             if found:
@@ -42,9 +45,9 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
                 yield COMMANDS[found[1]], [word for word in arguments if "=" in word]
 
 
-def readme_files() -> list[str]:
-    """The files that README tells a newcomer to read, in order."""
-    return re.findall(r"^\d+\. `(simclr/\S+\.py)`", text_of(REPOSITORY / "README.md"), re.MULTILINE)
+def files_to_read() -> list[str]:
+    """The files that a newcomer is told to read, in order."""
+    return re.findall(r"^\d+\. `(simclr/\S+\.py)`", text_of(REPOSITORY / "docs" / "code.md"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
@@ -79,21 +82,22 @@ def test_tests_that_hold_a_promise_exist(path):
 
 
 def test_a_newcomer_reads_less_than_1500_lines():
-    files = readme_files()
+    files = files_to_read()
     assert len(files) > 5
     assert sum(text_of(REPOSITORY / name).count("\n") for name in files) < 1500
 
 
-def test_readme_lists_every_room():
-    listed = re.findall(
-        r"^\| `(\w+)` \|", text_of(REPOSITORY / "README.md").partition("## Read the code")[2], re.MULTILINE
-    )
+def test_every_room_is_listed():
+    listed = re.findall(r"^\| `(\w+)` \|", text_of(REPOSITORY / "docs" / "code.md"), re.MULTILINE)
     rooms = {path.name.removesuffix(".py") for path in (REPOSITORY / "simclr").iterdir() if path.name[0] != "_"}
     assert set(listed) == rooms - {"errors", "checks", "doctor", "embed", "export", "load", "search", "visualize"}
 
 
-def test_readme_lists_every_choice():
-    table = dict(re.findall(r"^\| `(\S+)` \| ((?:`\w+`(?:, )?)+) \|", text_of(REPOSITORY / "README.md"), re.MULTILINE))
+def test_every_choice_and_every_key_is_listed():
+    text = text_of(REPOSITORY / "docs" / "configuration.md")
+    table = dict(re.findall(r"^\| `(\S+)` \| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE))
+    keys = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)))
+    assert top_level_keys() - {"defaults", "hydra"} <= set(keys)
     groups = {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*.yaml")} - {"hydra", "protocol"}
     assert groups | {"hydra/launcher"} == table.keys() - top_level_keys()
     for group in groups:
@@ -105,6 +109,35 @@ def top_level_keys() -> set[str]:
     return set(map(str, OmegaConf.load(CONFIGS / "train.yaml"))) - groups
 
 
+def test_the_tutorials_own_experiment_composes(run: Run, tmp_path):
+    (content,) = re.findall(
+        r"^```yaml\n(.*?)^```$", text_of(REPOSITORY / "docs" / "tutorial.md"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(content)
+    shown = run("train.py", "--config-dir", tmp_path / "mine", "experiment=mine", "--cfg", "job").stdout
+    config = OmegaConf.create(shown)
+    assert (config.epochs, config.temperature, config.augmentation.blur_p) == (20, 0.2, 0.0)
+
+
+def test_readme_is_read_in_some_minutes():
+    assert len(text_of(REPOSITORY / "README.md").split()) < 900
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_shows_every_configuration(tmp_path):
+    asked = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # which is about MkDocs itself
+    done = subprocess.run(asked, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    page = text_of(tmp_path / "site" / "files.html")
+    for path in CONFIGS.glob("*/*.yaml"):
+        assert f'id="{path.parent.name}{path.stem}"' in page
+    interface = text_of(tmp_path / "site" / "api.html")
+    assert "keeps its gradients" in interface  # a docstring's own words
+
+
 def test_contributing_shows_a_method_as_it_is():
     (snippet,) = re.findall(
         r"^```python\n(.*?)^```$", text_of(REPOSITORY / "CONTRIBUTING.md"), re.MULTILINE | re.DOTALL
@@ -114,9 +147,9 @@ def test_contributing_shows_a_method_as_it_is():
 
 def test_every_method_has_its_page_with_the_headings_of_all():
     """A table and a page for a newcomer to choose by; a number of parameters that is stated is the true one."""
-    readme, pages = text_of(REPOSITORY / "README.md"), {}
+    table, pages = text_of(REPOSITORY / "docs" / "methods" / "index.md"), {}
     for path in sorted((CONFIGS / "method").glob("*.yaml")):
-        assert f"[`{path.stem}`](docs/methods/{path.stem}.md)" in readme
+        assert f"[`{path.stem}`]({path.stem}.md)" in table
         pages[path.stem] = text_of(REPOSITORY / "docs" / "methods" / f"{path.stem}.md")
     for name, page in pages.items():
         assert re.findall(r"^## (.+)$", page, re.MULTILINE) == ["Settings", "Cost", "What failure looks like", "Run"]
