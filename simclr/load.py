@@ -27,5 +27,5 @@ def load(run: str | Path, part: str = "backbone") -> tuple[Encoder, Preprocess]:
     from simclr.runs.checkpoint import locate
 
     (_, checkpoint), _, _ = locate(str(run), None)
-    encoder = reassemble(checkpoint, ["backbone"], part)["backbone"].eval()
+    encoder = reassemble(checkpoint, part=part)["backbone"].eval()
     return encoder, Preprocess(stored_size(checkpoint), shown_as(checkpoint))

@@ -56,8 +56,7 @@ class Subject:
     def encoder(self, path: Path | None) -> nn.Module:
         """As its weights at `path` make it, or untrained where that is None."""
         checkpoint = self.last.content if path is None or path == self.last.path else load_checkpoint(path)
-        trained = [] if path is None else ["backbone"]
-        return reassemble(checkpoint, trained)["backbone"].to(self.device)
+        return reassemble(checkpoint, trained=path is not None)["backbone"].to(self.device)
 
     def features(self, encoder: nn.Module, store: ImageStore, title: str) -> torch.Tensor:
         """Float32 [N, F] of the images of `store`, kept where linear_eval.py keeps them, too."""
@@ -173,7 +172,7 @@ def retrieval(subject: Subject, settings: dict[str, Any], path: Path) -> bool:
         log.warning("%s is left out: it needs validation images with captions; choose some with data=", path)
         return False
     own = settings["retrieval"]
-    parts = reassemble(content, ["backbone", "head", "text"], text=True)
+    parts = reassemble(content, ["backbone", "head", "text"])
     judged = Judged(
         parts["backbone"],
         parts["head"],

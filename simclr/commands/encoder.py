@@ -35,8 +35,7 @@ def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "
     from simclr.runs.assemble import reassemble, shown_as, stored_size
     from simclr.system.precision import choose_accelerator
 
-    made = reassemble(checkpoint, wanted, part, text="text" in wanted)
-    parts = {name: made[name] for name in wanted}  # what is not asked for would be as new
+    parts = reassemble(checkpoint, wanted, part)
     device, plain = torch.device(choose_accelerator("auto")), shown_as(checkpoint)
     for module in parts.values():
         module.to(device).eval()

@@ -87,7 +87,7 @@ def export_onnx(config: DictConfig) -> None:
     plain = shown_as(checkpoint)
     about = {name: json.dumps(value) for name, value in described(config, source, checkpoint, run_dir).items()}
     if "text" not in upgraded(checkpoint["config"])["method"]:
-        backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+        backbone = reassemble(checkpoint, part=config.part)["backbone"]
         path = new_file(config, run_dir, moment, ".onnx", onnx.is_ours)
         with replacing(path) as unfinished:
             onnx.write_image_tower(ImageTower(backbone, None, plain), unfinished, about)
@@ -131,7 +131,7 @@ def export_program(config: DictConfig) -> None:
 
     (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
     plain = shown_as(checkpoint)
-    backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+    backbone = reassemble(checkpoint, part=config.part)["backbone"]
     path = new_file(config, run_dir, moment, ".pt2", program.is_ours)
     about = described(config, source, checkpoint, run_dir)
     with replacing(path) as unfinished:
@@ -157,7 +157,7 @@ def export_timm(config: DictConfig) -> None:
     from simclr.system.files import replacing
 
     (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
-    backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+    backbone = reassemble(checkpoint, part=config.part)["backbone"]
     try:
         about = timm_config(upgraded(checkpoint["config"])["backbone"], backbone.num_features, shown_as(checkpoint))
     except ValueError as error:
@@ -180,7 +180,7 @@ def both_towers(config: DictConfig, checkpoint: Mapping[str, Any]) -> dict[str, 
 
     if config.part != "backbone":
         raise InputError(f"part={config.part} is not for both towers; leave it out")
-    return reassemble(checkpoint, ["backbone", "head", "text"], text=True)
+    return reassemble(checkpoint, ["backbone", "head", "text"])
 
 
 def export_part(config: DictConfig) -> None:
@@ -189,7 +189,7 @@ def export_part(config: DictConfig) -> None:
     from simclr.runs.checkpoint import EXPORTED, export_backbone, locate
 
     (source, checkpoint), run_dir, moment = locate(config.run, config.ckpt)
-    backbone = reassemble(checkpoint, ["backbone"], config.part)["backbone"]
+    backbone = reassemble(checkpoint, part=config.part)["backbone"]
     about = described(config, source, checkpoint, run_dir)
 
     def ours(path: Path) -> bool:

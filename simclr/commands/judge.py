@@ -146,7 +146,7 @@ def _of_a_run(config: DictConfig, protocol: Protocol) -> Judged:
     if protocol.parts and (config.layer, config.part) != ("features", "backbone"):
         raise InputError(f"{protocol.name} evaluation compares what the towers' heads give; leave layer= and part= out")
     wanted = {"backbone", *protocol.parts, *(["head"] if config.layer == "head" else [])}
-    parts = reassemble(checkpoint, () if config.untrained else wanted, config.part, text="text" in protocol.parts)
+    parts = reassemble(checkpoint, wanted, config.part, trained=not config.untrained)
     who = "untrained" if config.untrained else f"step {checkpoint['global_step']}"
     return Judged(path, checkpoint, folder, moment, parts, shown_as(checkpoint), who)
 

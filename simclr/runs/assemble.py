@@ -65,14 +65,18 @@ def assemble(config: DictConfig) -> Assembly:
 
 
 def reassemble(
-    checkpoint: Mapping[str, Any], trained: Collection[str] = (), part: str = "backbone", text: bool = False
+    checkpoint: Mapping[str, Any],
+    wanted: Collection[str] = ("backbone",),
+    part: str = "backbone",
+    trained: bool = True,
 ) -> dict[str, Any]:
-    """The backbone and the head that a checkpoint's own configuration describes, as its run's seed made them.
+    """The parts that a checkpoint's own configuration describes, with its weights.
 
-    trained: which of them get the checkpoint's weights. part: whose, where a method has several of a kind: with
-    "target_backbone" they are the target's. text: whether the text tower is wanted as well, with the words that it has
-    learned. The method itself is not built: it may be anybody's. Raises InputError where the configuration names what
-    is no part of this project, where the weights are others', for another part, and where there is no text tower.
+    wanted: "backbone" always; "head"; "text", the text tower, with the words that it has learned. What is not wanted is
+    not built, for it may be anybody's, as the method itself. part: whose, where a method has several of a kind: with
+    "target_backbone" they are the target's. trained: False leaves them as the run's seed made them. Raises InputError
+    where the configuration names what is no part of this project, where the weights are others', for another part, and
+    where there is no text tower.
     """
     names = {key.partition(".")[0] for key in checkpoint["state_dict"]}
     backbones = sorted(name for name in names if name.endswith("backbone"))
@@ -83,20 +87,22 @@ def reassemble(
         raise InputError("the checkpoint's configuration has no seed; use one that train.py wrote")
     pl.seed_everything(config["seed"], verbose=False)
     described = own_part(config, "backbone")
-    if "backbone" in trained:
+    if trained:
         described.pop("pretrained_path", None)  # what it began with is of no interest, and may be gone
     backbone = backbone_factory(described)()  # first, as in a method: both draw from one seed
     stored = {"backbone": part, "head": part.removesuffix("backbone") + "head"}
-    parts = {"backbone": backbone, "head": build(own_part(config, "head"), in_features=backbone.num_features)}
-    if text:
+    parts: dict[str, Any] = {"backbone": backbone}
+    if {"head", "text"} & set(wanted):
+        parts["head"] = build(own_part(config, "head"), in_features=backbone.num_features)
+    if "text" in wanted:
         parts["text"] = _text_tower(config, parts["head"].out_features)
         parts["text"].set_extra_state(checkpoint["state_dict"].get("text._extra_state"))
-    for name in trained:
+    for name in wanted if trained else ():
         try:
             parts[name].load_state_dict(weights_of(checkpoint, stored.get(name, name)))
         except RuntimeError as error:
             raise InputError(f"the checkpoint's weights do not fit its own configuration ({error})") from error
-    return parts
+    return {name: parts[name] for name in wanted}
 
 
 def _text_tower(config: Mapping[str, Any], out_features: int) -> Any:

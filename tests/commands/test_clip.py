@@ -136,7 +136,7 @@ def test_others_load_both_towers_and_agree(run: Run, tmp_path):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'towers'}")
     model.eval()
     checkpoint = load_checkpoint(last_checkpoint(run_dir))
-    parts = reassemble(checkpoint, ["backbone", "head", "text"], text=True)
+    parts = reassemble(checkpoint, ["backbone", "head", "text"])
     for part in parts.values():
         part.eval()
     pixels = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
