@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import posixpath
 
-import numpy as np
-
 from simclr.checks import is_finite, is_whole
-from simclr.data.checks import listed
-from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.files.archive import FolderArchive, path_of
 from simclr.data.files.contents import shown
 from simclr.data.files.packed import open_archive
 from simclr.data.files.pixels import BITS, image_endings
-from simclr.data.layout import alike, plan_of
+from simclr.data.layout import plan_of
 from simclr.data.opening import check_on_broken, open_store
-from simclr.data.split import disputed, stratified_split
-from simclr.data.store import ImageStore, Splits, check_size
-
-log = logging.getLogger(__name__)
+from simclr.data.split import completed
+from simclr.data.store import Splits, check_size
 
 
 class ImageFolder:
@@ -71,33 +64,8 @@ class ImageFolder:
             choices="".join(f" {key}={top}" for key, top in (("train", self.train), ("val", self.val)) if top),
             on_broken=self.on_broken,
         )
-        warn_of_little_contrast(images)
-        if images.val is None and images.train.labels is not None:
-            images = self._split(images.train, images.train.labels)
-        for names in alike(images.train.classes):
-            log.warning("The classes %s differ in case or blanks alone; are they one?", listed(names))
-        log.info(
-            "%s: %s training images, %s validation images, %s.",
-            shown(self.root),
-            f"{len(images.train):,}",
-            f"{0 if images.val is None else len(images.val):,}",
-            f"{len(images.train.classes)} classes"
-            if images.train.classes
-            else "no labels (which take folders of two classes)",
-        )
-        return images
-
-    def _split(self, every: ImageStore, labels: np.ndarray) -> Splits:
-        repeats, unclear = len(every) - len(np.unique(every.digests)), disputed(labels, every.digests).sum()
-        if repeats:
-            log.info("%s images repeat others; copies stay together, on one side of the split.", f"{repeats:,}")
-        if unclear:
-            log.warning("%s images have a copy in another class; they are trained on, and not judged.", f"{unclear:,}")
-        held_out = stratified_split(labels, every.digests, self.val_fraction)
-        if not held_out.any():
-            log.warning("No class has two different images, one to train on and one to hold out.")
-            return Splits.of(every, None)
-        return Splits.of(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
+        none = "no labels (which take folders of two classes)"
+        return completed(images, self.val_fraction, shown(self.root), none)
 
 
 def _inside(key: str, folder: object) -> str | None:

@@ -2,7 +2,50 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
+
+from simclr.data.checks import listed
+from simclr.data.contrast import warn_of_little_contrast
+from simclr.data.layout import alike
+from simclr.data.store import ImageStore, Splits
+
+log = logging.getLogger(__name__)
+
+
+def completed(images: Splits, fraction: float, place: str, unlabelled: str) -> Splits:
+    """Somebody's own images as they are used, with what is to be said of them in the log.
+
+    Where there is no validation split, `fraction` of the labelled images become one. place: where they lie, unlabelled:
+    what to say where they have no labels.
+    """
+    warn_of_little_contrast(images)
+    if images.val is None and images.train.labels is not None:
+        images = _held_out(images.train, images.train.labels, fraction)
+    for names in alike(images.train.classes):
+        log.warning("The classes %s differ in case or blanks alone; are they one?", listed(names))
+    log.info(
+        "%s: %s training images, %s validation images, %s.",
+        place,
+        f"{len(images.train):,}",
+        f"{0 if images.val is None else len(images.val):,}",
+        f"{len(images.train.classes)} classes" if images.train.classes else unlabelled,
+    )
+    return images
+
+
+def _held_out(every: ImageStore, labels: np.ndarray, fraction: float) -> Splits:
+    repeats, unclear = len(every) - len(np.unique(every.digests)), disputed(labels, every.digests).sum()
+    if repeats:
+        log.info("%s images repeat others; copies stay together, on one side of the split.", f"{repeats:,}")
+    if unclear:
+        log.warning("%s images have a copy in another class; they are trained on, and not judged.", f"{unclear:,}")
+    held_out = stratified_split(labels, every.digests, fraction)
+    if not held_out.any():
+        log.warning("No class has two different images, one to train on and one to hold out.")
+        return Splits.of(every, None)
+    return Splits.of(every.select(np.flatnonzero(~held_out)), every.select(np.flatnonzero(held_out)))
 
 
 def disputed(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:

@@ -125,8 +125,8 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def absolute(path: object) -> str:
-    """A path as it is kept: from the root on, `~` expanded, links left as they are."""
-    return os.path.abspath(Path(str(path)).expanduser())
+    """A path as it is kept: from the root on, `~` expanded, links left as they are; hf://OWNER/NAME as it is."""
+    return str(path) if "://" in str(path) else os.path.abspath(Path(str(path)).expanduser())
 
 
 def with_absolute_paths(config: DictConfig) -> None:

@@ -126,4 +126,4 @@ def _read(path: Path, mtime: int) -> dict[str, Any] | None:
 def _place(config: Mapping[str, Any]) -> str | None:
     """Where the images lie, links followed; None for images that lie nowhere, being made on the spot."""
     root = (config.get("data") or {}).get("root")
-    return None if root is None else os.path.realpath(absolute(root))
+    return root if root is None or "://" in str(root) else os.path.realpath(absolute(root))

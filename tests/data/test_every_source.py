@@ -1,8 +1,10 @@
 """What every source of images keeps to: a new file in configs/data is tested with a line that says where it reads."""
 
 import numpy as np
+import pyarrow
 import pytest
 from hydra import compose, initialize_config_dir
+from pyarrow import parquet
 
 from simclr.data.store import ImageStore, Splits
 from simclr.runs.compose import CONFIGS, build
@@ -30,6 +32,10 @@ def load(request, tmp_path, monkeypatch):
         table = "".join(f"{i}.png,image {i}\n" for i in range(20))
         files["captions.csv"] = f"image,caption\n{table}".encode()
         own = [f"data.root={write_folder(tmp_path / 'images', files)}", "data.size=16"]
+    elif request.param == "parquet":
+        pixels = [image_bytes(np.full((20, 24, 3), 9 * i, np.uint8)) for i in range(20)]
+        own = [f"data.root={tmp_path / 'all.parquet'}", "data.size=16"]
+        parquet.write_table(pyarrow.table({"image": pixels, "label": [0, 1] * 10}), tmp_path / "all.parquet")
     elif request.param == "shapes":
         own = ["data.train_count=30", "data.val_count=10", "data.size=16"]
     elif request.param in SETS:

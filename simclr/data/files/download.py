@@ -39,6 +39,11 @@ def no_downloads() -> Iterator[None]:
         _refused.reset(token)
 
 
+def may_download() -> bool:
+    """Whether something may be fetched: not within `no_downloads`."""
+    return not _refused.get()
+
+
 def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pause_seconds: float = 1.0) -> None:
     """Fetch `url` to `target`, with a progress bar.
 
@@ -46,7 +51,7 @@ def download(url: str, target: Path, md5: str, hint: str, attempts: int = 4, pau
     A broken connection is tried again, `attempts` times in all, waiting twice as long each time from `pause_seconds`.
     Raises InputError with the URL, the md5, where to put the file by hand, and `hint`.
     """
-    if _refused.get() and not target.exists():
+    if not may_download() and not target.exists():
         raise NotHere(f"there is no {target} any more; say where it is with data.root=PATH")
     by_hand = f"fetch {url} (md5 {md5}) yourself and save it as {target}; {hint}"
     part = target.with_name(target.name + ".part")
