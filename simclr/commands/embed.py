@@ -20,7 +20,7 @@ def embed(config: DictConfig) -> None:
     from simclr.data.files.archive import path_of
     from simclr.data.files.pixels import image_endings
     from simclr.data.files.shards import open_archive_or_shards
-    from simclr.evaluation.collection import is_npz, write_npz
+    from simclr.evaluation.collection import is_npz, is_parquet, write_npz, write_parquet
     from simclr.runs.checkpoint import locate
     from simclr.runs.place import file_to_write, results_place
 
@@ -32,18 +32,18 @@ def embed(config: DictConfig) -> None:
     last, run_dir, moment = locate(config.run, config.ckpt)
     encoder = open_encoder(last.content, ["backbone", *(["head"] if config.layer == "head" else [])], config.part)
     archive = open_archive_or_shards(path_of("images", config.images), image_endings(), "images")
-    if config.output is not None and not str(config.output).endswith(".npz"):
-        raise InputError(f"output={config.output} is not usable: the file is NumPy's, and ends in .npz")
+    table = str(config.output).endswith(".parquet")
+    if config.output is not None and not table and not str(config.output).endswith(".npz"):
+        raise InputError(f"output={config.output} is not usable: its name ends in .npz (NumPy's) or .parquet")
+    write, is_ours = (write_parquet, is_parquet) if table else (write_npz, is_npz)
     name = "_".join(filter(None, ("embedded", archive.path.stem, moment)))
-    path = file_to_write(config.output, lambda: results_place(run_dir, None) / f"{name}.npz", is_npz, "photos.npz")
-    shape = write_npz(
+    path = file_to_write(config.output, lambda: results_place(run_dir, None) / f"{name}.npz", is_ours, "photos.npz")
+    shape = write(
         path, encoder.backbone, archive, encoder.size, encoder.plain, encoder.device, encoder.parts.get("head")
     )
     log.info("%s of %s images of %s, %d numbers each: %s", config.layer, f"{shape[0]:,}", archive.path, shape[1], path)
-    log.info(
-        "Read them with:\n    content = numpy.load(%r)\n    names, features = content['names'], content['features']",
-        str(path),
-    )
+    read = f"content = numpy.load({str(path)!r})\n    names, features = content['names'], content['features']"
+    log.info("Read them with:\n    %s", f"rows = pandas.read_parquet({str(path)!r})" if table else read)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="embed")

@@ -9,9 +9,11 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from simclr.system.files import replacing
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2**16  # features that are compared together
+ABOUT = "simclr.embed"  # in the schema of a table, to tell it from others
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,60 @@ def write_npz(
                 np.lib.format.write_array(file, np.array([name for name in names if name not in decoder.broken]))
     _say_broken(archive, decoder.broken, len(names))
     return count, width
+
+
+def write_parquet(
+    path: Path,
+    encoder: nn.Module,
+    archive: Archive,
+    size: int,
+    plain: Plain,
+    device: torch.device,
+    head: nn.Module | None = None,
+) -> tuple[int, int]:
+    """As `write_npz`, into a table with a row for each image: "name", and "features", a list of so many float32.
+
+    Raises InputError where there is no image, or no pyarrow.
+    """
+    if not find_spec("pyarrow"):
+        raise InputError('a .parquet file needs pyarrow, not installed here; pip install -e ".[parquet]"')
+    import pyarrow
+    from pyarrow import parquet
+
+    names = _names(archive)
+    decoder, count, width = Decoder(archive, size), 0, 0
+    schema: Any = None
+    with ExitStack() as stack:
+        unfinished = stack.enter_context(replacing(path))
+        done = 0  # images of which it is known whether they can be decoded
+        for batch in _features(encoder, decoder, names, plain, device, head):
+            if schema is None:
+                width = batch.shape[1]
+                kind = pyarrow.list_(pyarrow.float32(), width)
+                schema = pyarrow.schema([("name", pyarrow.string()), ("features", kind)]).with_metadata(
+                    {ABOUT: path.name}
+                )
+                writer = stack.enter_context(parquet.ParquetWriter(unfinished, schema))
+            own: list[str] = []
+            while len(own) < len(batch):
+                own += [names[done]] if names[done] not in decoder.broken else []
+                done += 1
+            values = pyarrow.array(batch.numpy().ravel(), pyarrow.float32())
+            rows = pyarrow.FixedSizeListArray.from_arrays(values, width)
+            writer.write_table(pyarrow.table({"name": own, "features": rows}, schema=schema))
+            count += len(batch)
+    _say_broken(archive, decoder.broken, len(names))
+    return count, width
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is one that `write_parquet` has written."""
+    from pyarrow import parquet
+
+    try:
+        return ABOUT.encode() in (parquet.read_schema(path).metadata or {})
+    except (OSError, ValueError):
+        return False
 
 
 def is_npz(path: Path) -> bool:

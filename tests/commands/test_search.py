@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
@@ -158,6 +159,27 @@ def test_features_of_any_images_go_into_one_file(run: Run, clip_run, tmp_path, l
     torch.testing.assert_close(torch.from_numpy(scope["features"]), expected, rtol=0, atol=1e-5)
 
 
+def test_the_same_as_a_table_that_pandas_reads(run: Run, clip_run, tmp_path):
+    """As many batches as images, of which the second and the last are broken."""
+    names = [f"{i}.png" for i in range(200)]
+    files = {name: image_bytes(np.full((9, 9, 3), i, np.uint8)) for i, name in enumerate(names)}
+    files |= {"1.png": b"no image", "99.png": b"no image"}
+    root = write_folder(tmp_path / "mine", files)
+    run("simclr.embed", f"run={clip_run}", str(root), "output=mine.npz")
+    done = run("simclr.embed", f"run={clip_run}", str(root), "output=mine.parquet")
+    scope: dict[str, Any] = {"pandas": pandas}
+    lines = "\n".join(re.findall(r"^    (.+)$", done.stdout, re.MULTILINE))
+    exec(lines.replace("'mine.parquet'", repr(str(tmp_path / "mine.parquet"))), scope)
+    content = np.load(tmp_path / "mine.npz")
+    assert scope["rows"]["name"].tolist() == content["names"].tolist() == sorted(set(names) - {"1.png", "99.png"})
+    np.testing.assert_array_equal(np.stack(scope["rows"]["features"]), content["features"])
+    run("simclr.embed", f"run={clip_run}", str(root), "output=mine.parquet")  # its own, so it may be written again
+    (tmp_path / "theirs.parquet").write_bytes(b"PAR1 of theirs")
+    done = run("simclr.embed", f"run={clip_run}", str(root), "output=theirs.parquet", check=False)
+    assert "was not written by this command" in done.stderr
+    assert (tmp_path / "theirs.parquet").read_bytes() == b"PAR1 of theirs"
+
+
 def test_what_cannot_be_embedded_is_refused_in_a_line(clip_run, tmp_path):
     (tmp_path / "mine.npz").write_text("of mine")
     (tmp_path / "bad.png").write_text("no image")
@@ -165,7 +187,7 @@ def test_what_cannot_be_embedded_is_refused_in_a_line(clip_run, tmp_path):
         ((), "say which images"),
         ((f"images={tmp_path}", "layer=neck"), "layer=neck is not known"),
         ((f"images={tmp_path}", f"output={tmp_path / 'mine.npz'}"), "was not written by this command"),
-        ((f"images={tmp_path}", "output=mine.txt"), "ends in .npz"),
+        ((f"images={tmp_path}", "output=mine.txt"), "ends in .npz (NumPy's) or .parquet"),
         ((f"images={tmp_path}", f"output={tmp_path / 'new.npz'}"), "bad.png"),
         ((f"images={tmp_path}", "part=target_backbone"), "part=target_backbone is not in this checkpoint"),
     ):
