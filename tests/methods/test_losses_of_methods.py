@@ -12,6 +12,7 @@ from torch import Tensor
 from simclr.losses import info_nce, spread, sup_con
 from simclr.methods.barlow_twins import barlow_twins
 from simclr.methods.byol import byol_loss
+from simclr.methods.lejepa import distance_to_centre, sigreg
 from simclr.methods.moco_v3 import ctr
 from simclr.methods.simsiam import negative_cosine
 from simclr.methods.vicreg import vicreg
@@ -65,6 +66,35 @@ def dcl_paper(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack(terms).mean()
 
 
+DIRECTIONS = torch.nn.functional.normalize(
+    torch.randn(WIDTH, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64), dim=0
+)
+
+
+def lejepa(a: Tensor, b: Tensor) -> Tensor:
+    gaussian = (sigreg(a, DIRECTIONS) + sigreg(b, DIRECTIONS)) / 2
+    return 0.95 * distance_to_centre([a, b], [0, 1]) + 0.05 * gaussian
+
+
+def lejepa_paper(a: Tensor, b: Tensor) -> Tensor:
+    """Listings 1 and 2 of Balestriero & LeCun 2025, λ 0.05, with the integral over all t in closed form:
+
+    ∫|φ_N - φ|² e^(-t²/2) dt = √(2π)/N²·ΣΣ e^(-(x_i - x_j)²/2) - 2√π/N·Σ e^(-x_i²/4) + √(2π/3).
+    """
+
+    def statistic(z: Tensor) -> Tensor:
+        of_each = []
+        for m in range(DIRECTIONS.shape[1]):
+            x = z @ DIRECTIONS[:, m]
+            pairs = math.sqrt(2 * math.pi) * (-((x[:, None] - x) ** 2) / 2).exp().mean()
+            of_each.append(IMAGES * (pairs - 2 * math.sqrt(math.pi) * (-(x**2) / 4).exp().mean()))
+        return torch.stack(of_each).mean() + IMAGES * math.sqrt(2 * math.pi / 3)
+
+    centre = (a + b) / 2
+    agree = torch.stack([((z - centre) ** 2).mean() for z in (a, b)]).mean()
+    return 0.95 * agree + 0.05 * (statistic(a) + statistic(b)) / 2
+
+
 LABELS = torch.tensor([0, 1, 2, 0, 1, 0, 3, 3, 1, 0, 2, 4])
 
 PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -77,6 +107,7 @@ PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Ten
         lambda a, b: sup_con(torch.stack([a, b]), LABELS, 0.1).loss,
         lambda a, b: SupConLoss(0.1)(torch.cat([a, b]), LABELS.repeat(2)),
     ),
+    "lejepa": (lejepa, lejepa_paper),
     "vicreg": (
         lambda a, b: 25 * vicreg([a, b])[0] + 25 * vicreg([a, b])[1] + vicreg([a, b])[2],
         lambda a, b: VICRegLoss(25, 25, 1, eps=1e-4)(a, ref_emb=b),
@@ -152,6 +183,16 @@ def test_more_views_are_pairs_of_views():
     each = [vicreg([views[i], views[j]]) for i, j in ((0, 1), (0, 2), (1, 2))]
     for found, of_pairs in zip((s, v, c), zip(*each, strict=True), strict=True):
         assert found.item() == pytest.approx(torch.stack(of_pairs).mean().item())
+
+
+def test_sigreg_tells_a_gaussian_from_what_has_collapsed_or_is_too_wide():
+    random = torch.Generator().manual_seed(0)
+    gaussian = torch.randn(4000, WIDTH, generator=random)
+    usual = sigreg(gaussian, DIRECTIONS)  # of a true sample the statistic stays of order 1, however many images
+    assert usual < 1
+    flat = gaussian * torch.tensor([1.0, 1, 1, 1, 1, 0])
+    for other in (torch.zeros_like(gaussian), 2 * gaussian, gaussian / 2, gaussian + 1, flat, gaussian.sign()):
+        assert sigreg(other, DIRECTIONS) > 10 * usual
 
 
 def test_the_spread_is_one_for_uniform_directions_and_zero_for_one():
