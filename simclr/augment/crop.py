@@ -84,4 +84,5 @@ def _taps(
 
 def beside(images: Tensor, drawn: Tensor) -> Tensor:
     """`drawn`, which is on the CPU, on the device of `images`, without waiting for it."""
-    return drawn.to(images.device, non_blocking=True)
+    # On Apple's GPUs, a copy that is not waited for may read what has been freed meanwhile.
+    return drawn.to(images.device, non_blocking=images.device.type == "cuda")

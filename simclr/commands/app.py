@@ -132,6 +132,10 @@ def clear_errors(needs_less_memory: str) -> Iterator[None]:
     sweep.refused[HydraConfig.get().runtime.output_dir] = said
 
 
+# What torch says of it with an error of another class: on the CPU, and on a GPU where a library could get no memory.
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
     """One sentence for what a person can mend; None for a bug."""
     if isinstance(error, InputError):
@@ -143,7 +147,7 @@ def _for_the_user(error: Exception, needs_less_memory: str) -> str | None:
     if (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or any(words in str(error) for words in OUT_OF_MEMORY)
     ):
         return f"out of memory ({str(error).splitlines()[0] if str(error) else 'Python'}); {needs_less_memory}"
     # A callback of the user's own that cannot be where it is: Lightning's class, and EarlyStopping's RuntimeError.
@@ -158,7 +162,8 @@ def quiet_libraries() -> None:
     """Keep what Lightning says about itself out of a run's log."""
     import pytorch_lightning  # noqa: F401  it sets its level when it is imported
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):  # the second advises TF32, which InfoNCE must not have
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # 1×1 convolutions
 

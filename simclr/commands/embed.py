@@ -30,7 +30,8 @@ def embed(config: DictConfig) -> None:
     if config.layer not in ("features", "head"):
         raise InputError(f"layer={config.layer} is not known; choose features or head")
     last, run_dir, moment = locate(config.run, config.ckpt)
-    encoder = open_encoder(last.content, ["backbone", *(["head"] if config.layer == "head" else [])], config.part)
+    wanted = ["backbone", *(["head"] if config.layer == "head" else [])]
+    encoder = open_encoder(last.content, wanted, str(config.accelerator), config.part)
     archive = open_archive_or_shards(path_of("images", config.images), image_endings(), "images")
     table = str(config.output).endswith(".parquet")
     if config.output is not None and not table and not str(config.output).endswith(".npz"):

@@ -28,15 +28,20 @@ class OpenedEncoder(NamedTuple):
         return self.parts["backbone"]
 
 
-def open_encoder(checkpoint: Mapping[str, Any], wanted: list[str], part: str = "backbone") -> OpenedEncoder:
-    """The `wanted` parts of a checkpoint. part: which of its backbones. Raises InputError for one that it lacks."""
+def open_encoder(
+    checkpoint: Mapping[str, Any], wanted: list[str], accelerator: str, part: str = "backbone"
+) -> OpenedEncoder:
+    """The `wanted` parts of a checkpoint, on an accelerator. part: which of its backbones.
+
+    Raises InputError for one that it lacks.
+    """
     import torch
 
     from simclr.runs.assemble import reassemble, shown_as, stored_size
     from simclr.system.precision import choose_accelerator
 
     parts = reassemble(checkpoint, wanted, part)
-    device, plain = torch.device(choose_accelerator("auto")), shown_as(checkpoint)
+    device, plain = torch.device(choose_accelerator(accelerator)), shown_as(checkpoint)
     for module in parts.values():
         module.to(device).eval()
     return OpenedEncoder(parts, stored_size(checkpoint), plain, device)

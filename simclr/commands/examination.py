@@ -54,7 +54,7 @@ def examine(config: DictConfig, seconds: float) -> Iterator[Finding]:
     meter = CoreMeter()
     yield Finding("software", "ok", f"Python {platform.python_version()}, torch {version('torch')}")
     try:
-        accelerator = choose_accelerator(config.trainer.accelerator)
+        accelerator = choose_accelerator(str(config.trainer.accelerator), "trainer.accelerator")
         check_precision(str(config.precision))
         precision, notice = choose_precision(str(config.precision), accelerator)
         default_threads()

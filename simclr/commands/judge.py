@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from simclr.runs.questions import result_name
 from simclr.runs.results import provenance, write_json
 from simclr.runs.weights import others_backbone
 from simclr.system import distributed
-from simclr.system.precision import choose_accelerator
+from simclr.system.precision import check_gpus, choose_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ def judge(config: DictConfig) -> float | None:
     place = results_place(run_dir, Path(str(config.output)) / run_dir.resolve().name if several else config.output)
     if protocol.name == "transfer" and "_target_" not in config.data:
         raise InputError("protocol=transfer needs other images; choose them with data=")
-    device = torch.device(choose_accelerator("auto"))
+    accelerator = choose_accelerator(str(config.accelerator))
+    check_gpus(int(os.environ["LOCAL_WORLD_SIZE"]) if distributed.world_size() > 1 else 1, accelerator)
+    device = torch.device(accelerator)
     (_, train, val), data, own = open_images(config, checkpoint, path)
     protocol.check(train, val)
     assert val is not None, "Protocol.check"

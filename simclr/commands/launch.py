@@ -50,9 +50,9 @@ def processes_here(devices: Any, accelerator: str, strategy: str, **_: Any) -> i
     """
     import torch
 
-    from simclr.system.precision import choose_accelerator
+    from simclr.system.precision import check_gpus, choose_accelerator
 
-    accelerator = choose_accelerator(accelerator)
+    accelerator = choose_accelerator(str(accelerator), "trainer.accelerator")
     gpus = torch.cuda.device_count() if accelerator == "cuda" else 0
     if devices in ("auto", -1, "-1"):
         count = max(1, gpus) if strategy == "ddp" else 1
@@ -79,8 +79,7 @@ def processes_here(devices: Any, accelerator: str, strategy: str, **_: Any) -> i
         count = started
     elif count > 1 and strategy != "ddp":
         raise InputError(f"trainer.devices={devices} needs several processes; add trainer=ddp")
-    if 0 < gpus < count:
-        raise InputError(f"{count} processes were asked for, and this machine has {gpus} GPUs; use that many or fewer")
+    check_gpus(count, accelerator)
     return count
 
 

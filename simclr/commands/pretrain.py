@@ -70,7 +70,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         return
 
     processes = distributed.world_size()
-    accelerator = choose_accelerator(config.trainer.accelerator)
+    accelerator = choose_accelerator(str(config.trainer.accelerator), "trainer.accelerator")
     check_precision(str(config.precision))
     own = chosen_callbacks(config)  # what cannot be is refused before the images are read
     source, augmentation, method = assemble(config)

@@ -77,7 +77,8 @@ def _opened(config: DictConfig, checkpoint: dict[str, Any], sentence: bool) -> O
             f"query={config.query} is no image, and this run reads no sentences (see method=clip); give the path of an "
             "image"
         )
-    return open_encoder(checkpoint, ["backbone", "head", "text"] if sentence else ["backbone"])
+    wanted = ["backbone", "head", "text"] if sentence else ["backbone"]
+    return open_encoder(checkpoint, wanted, str(config.accelerator))
 
 
 def _found(

@@ -29,7 +29,7 @@ IN_PARTS = "or keep it and set method.micro_batch=64"  # where the method can
 log = logging.getLogger(__name__)
 
 
-def evaluate(run_dir: Path, protocols: list[str]) -> None:
+def evaluate(run_dir: Path, protocols: list[str], accelerator: str) -> None:
     """Evaluate a finished run by each of the protocols, as linear_eval.py does; what has been judged is left alone."""
     from simclr.commands.judge import judge, protocol_config
     from simclr.system import distributed
@@ -41,7 +41,7 @@ def evaluate(run_dir: Path, protocols: list[str]) -> None:
             found.exists() and json.loads(found.read_text(encoding="utf-8"))["limit_images"] is None
         ):
             config = protocol_config(protocol)
-            config.run = str(run_dir)
+            config.run, config.accelerator = str(run_dir), accelerator
             judge(config)
 
 
@@ -110,7 +110,7 @@ def command(config: DictConfig) -> float | None:
             stop.action = stop.leave
             if stop.received and config.evaluate:  # it came in the last step, with nothing left to save
                 stop.leave()
-            evaluate(run_dir, config.evaluate)
+            evaluate(run_dir, config.evaluate, config.trainer.accelerator)
             return last_accuracy(run_dir) if distributed.rank() == 0 else None
     return None
 

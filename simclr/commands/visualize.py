@@ -87,7 +87,7 @@ def open_subject(config: DictConfig) -> Subject:
     names = display_names(train.classes, words, root)
     name = run_dir.resolve().name
     place = results_place(run_dir, config.output)
-    device, plain = torch.device(choose_accelerator("auto")), shown_as(last.content)
+    device, plain = torch.device(choose_accelerator(str(config.accelerator))), shown_as(last.content)
     return Subject(name, place, last, splits, bank, val, names, device, plain)
 
 

@@ -91,4 +91,4 @@ class LeJEPA(Method):
         """[D, slices], of length 1: those of the step, whatever was drawn before."""
         random = generator("lejepa", self.global_step)
         drawn = torch.randn(embeddings.shape[1], self.slices, generator=random)
-        return F.normalize(drawn, dim=0).to(embeddings.device, non_blocking=True)
+        return F.normalize(drawn, dim=0).to(embeddings.device)

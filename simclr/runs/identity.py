@@ -85,6 +85,7 @@ RESHAPED: tuple[Callable[[dict[str, Any]], None], ...] = (_without_a_copy_of_on_
 LATER: tuple[tuple[str, Any, str | None], ...] = (
     ("on_nan", "stop", None),
     ("images_per_epoch", None, None),
+    ("trainer.deterministic", False, "trainer._target_"),
     ("data.bits", 16, "data._target_=simclr.data.folder.ImageFolder"),
     ("scheduler.warmup_epochs", 0, "scheduler._target_=simclr.optim.schedules.cosine"),
     ("data.captions", False, "data._target_=simclr.data.shapes.Shapes"),

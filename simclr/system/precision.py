@@ -7,17 +7,27 @@ from simclr.errors import InputError
 LIGHTNING_PRECISION = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true"}
 
 
-def choose_accelerator(requested: str) -> str:
-    """The accelerator that Lightning will use for `requested` ("auto", "cpu", "gpu", "cuda", "mps")."""
-    if requested in ("auto", "gpu"):
-        if torch.cuda.is_available():
-            return "cuda"
-        if torch.backends.mps.is_available():
-            return "mps"
-        if requested == "gpu":
-            raise InputError("trainer.accelerator=gpu, but no GPU is visible; use trainer.accelerator=auto or cpu")
-        return "cpu"
-    return requested
+def choose_accelerator(requested: str, key: str = "accelerator") -> str:
+    """The accelerator for `requested` ("auto", "cpu", "gpu", "cuda", "mps"), as Lightning would choose it.
+
+    key: what the command calls it. Raises InputError for any other name, and for one that this machine has not.
+    """
+    if requested not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        raise InputError(f"{key}={requested} is not known; choose auto, gpu or cpu")
+    visible = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = next((name for name, there in visible.items() if there), None)
+    if requested in ("gpu", "cuda", "mps") and not visible.get(requested, found):
+        raise InputError(f"{key}={requested}, but no such GPU is visible; use {key}=auto or cpu")
+    return (found or "cpu") if requested in ("auto", "gpu") else requested
+
+
+def check_gpus(processes: int, accelerator: str) -> None:
+    """Raise InputError where this machine has GPUs, and fewer than the processes on it that are to use one each."""
+    gpus = torch.cuda.device_count() if accelerator == "cuda" else 0
+    if 0 < gpus < processes:
+        raise InputError(
+            f"{processes} processes were asked for, and this machine has {gpus} GPUs; use that many or fewer"
+        )
 
 
 def cpu_has_bf16_matrix_units() -> bool:

@@ -42,9 +42,24 @@ def test_unknown_names_are_refused():
         precision.choose_precision("64", "cpu")
 
 
-def test_a_gpu_that_is_not_there_is_refused():
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
-        assert precision.choose_accelerator("gpu") in ("cuda", "mps")
-    else:
-        with pytest.raises(InputError, match="no GPU is visible"):
-            precision.choose_accelerator("gpu")
+def test_an_accelerator_that_is_not_there_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("gpu", "cuda", "mps"):
+        with pytest.raises(InputError, match=f"accelerator={name}, but no such GPU is visible"):
+            precision.choose_accelerator(name)
+    with pytest.raises(InputError, match=r"use trainer\.accelerator=auto or cpu"):
+        precision.choose_accelerator("gpu", "trainer.accelerator")
+    with pytest.raises(InputError, match="accelerator=tpu is not known; choose auto, gpu or cpu"):
+        precision.choose_accelerator("tpu")
+    assert precision.choose_accelerator("auto") == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert [precision.choose_accelerator(name) for name in ("auto", "gpu", "cpu")] == ["mps", "mps", "cpu"]
+
+
+def test_processes_need_a_gpu_each_where_there_are_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    precision.check_gpus(2, "cuda")
+    precision.check_gpus(3, "cpu")
+    with pytest.raises(InputError, match="3 processes were asked for, and this machine has 2 GPUs"):
+        precision.check_gpus(3, "cuda")
