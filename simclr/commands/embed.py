@@ -20,7 +20,8 @@ def embed(config: DictConfig) -> None:
     from simclr.data.files.archive import path_of
     from simclr.data.files.pixels import image_endings
     from simclr.data.files.shards import open_archive_or_shards
-    from simclr.evaluation.collection import is_npz, is_parquet, write_npz, write_parquet
+    from simclr.evaluation.collection import Embedding, say_broken
+    from simclr.evaluation.feature_files import is_npz, is_parquet, write_npz, write_parquet
     from simclr.runs.checkpoint import locate
     from simclr.runs.place import file_to_write, results_place
 
@@ -39,9 +40,11 @@ def embed(config: DictConfig) -> None:
     write, is_ours = (write_parquet, is_parquet) if table else (write_npz, is_npz)
     name = "_".join(filter(None, ("embedded", archive.path.stem, moment)))
     path = file_to_write(config.output, lambda: results_place(run_dir, None) / f"{name}.npz", is_ours, "photos.npz")
-    shape = write(
-        path, encoder.backbone, archive, encoder.size, encoder.plain, encoder.device, encoder.parts.get("head")
+    images = Embedding(
+        encoder.backbone, archive, encoder.size, encoder.plain, encoder.device, encoder.parts.get("head")
     )
+    shape = write(path, images.batches())
+    say_broken(archive, images.broken, shape[0] + len(images.broken))
     log.info("%s of %s images of %s, %d numbers each: %s", config.layer, f"{shape[0]:,}", archive.path, shape[1], path)
     read = f"content = numpy.load({str(path)!r})\n    names, features = content['names'], content['features']"
     log.info("Read them with:\n    %s", f"rows = pandas.read_parquet({str(path)!r})" if table else read)

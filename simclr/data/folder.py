@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import posixpath
 
-from simclr.checks import is_finite, is_whole
+from simclr.checks import is_whole
 from simclr.data.files.archive import FolderArchive, path_of
 from simclr.data.files.contents import shown
 from simclr.data.files.packed import open_archive
 from simclr.data.files.pixels import BITS, image_endings
 from simclr.data.layout import plan_of
 from simclr.data.opening import check_on_broken, open_store
-from simclr.data.split import completed
+from simclr.data.split import check_val_fraction, completed
 from simclr.data.store import Splits, check_size
 
 
@@ -41,8 +41,7 @@ class ImageFolder:
         on_broken: str = "stop",
     ) -> None:
         check_size(size)
-        if not is_finite(val_fraction) or not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction} is not usable; it lies between 0 and 1")
+        check_val_fraction(val_fraction)
         if not is_whole(bits) or not 8 <= bits <= BITS:
             raise ValueError(f"bits={bits} is not usable; it is a whole number from 8 to {BITS}")
         check_on_broken(on_broken)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr.checks import is_finite
 from simclr.data import columns
 from simclr.data.caption_files import BESIDE, CaptionFiles
 from simclr.data.caption_tables import ENDINGS, Finder, Row, Table
@@ -23,7 +22,7 @@ from simclr.data.files.pixels import image_endings
 from simclr.data.files.shards import open_archive_or_shards
 from simclr.data.layout import ROLES
 from simclr.data.opening import check_on_broken, open_store
-from simclr.data.split import stratified_split
+from simclr.data.split import check_val_fraction, stratified_split
 from simclr.data.store import Plan, Split, Splits, check_size
 from simclr.errors import InputError
 
@@ -65,8 +64,7 @@ class ImageText:
     ) -> None:
         check_size(size)
         check_on_broken(on_broken)
-        if not is_finite(val_fraction) or not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction} is not usable; it lies between 0 and 1")
+        check_val_fraction(val_fraction)
         try:
             "".encode(encoding)
         except (LookupError, TypeError) as error:

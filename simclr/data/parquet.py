@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from simclr.checks import is_finite, is_whole
+from simclr.checks import is_whole
 from simclr.data import columns
 from simclr.data.files.archive import path_of
 from simclr.data.files.contents import shown
@@ -15,7 +15,7 @@ from simclr.data.files.rows import Rows
 from simclr.data.hub import HUB, fetched
 from simclr.data.layout import ROLES
 from simclr.data.opening import check_on_broken, open_store
-from simclr.data.split import completed
+from simclr.data.split import check_val_fraction, completed
 from simclr.data.store import Plan, Split, Splits, check_size
 from simclr.errors import InputError
 
@@ -53,8 +53,7 @@ class ParquetImages:
     ) -> None:
         check_size(size)
         check_on_broken(on_broken)
-        if not is_finite(val_fraction) or not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction} is not usable; it lies between 0 and 1")
+        check_val_fraction(val_fraction)
         self.root = root if str(root).startswith(HUB) else path_of("root", root)
         self.size, self.val_fraction, self.on_broken = size, val_fraction, on_broken
         self.columns = {"image": image_column, "label": label_column, "split": split_column}

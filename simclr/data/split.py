@@ -6,12 +6,19 @@ import logging
 
 import numpy as np
 
+from simclr.checks import is_finite
 from simclr.data.checks import listed
 from simclr.data.contrast import warn_of_little_contrast
 from simclr.data.layout import alike
 from simclr.data.store import ImageStore, Splits
 
 log = logging.getLogger(__name__)
+
+
+def check_val_fraction(val_fraction: object) -> None:
+    """Raise ValueError for what is no share of the images to hold out."""
+    if not is_finite(val_fraction) or not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction={val_fraction} is not usable; it lies between 0 and 1")
 
 
 def completed(images: Splits, fraction: float, place: str, unlabelled: str) -> Splits:
