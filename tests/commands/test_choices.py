@@ -129,7 +129,7 @@ WRONG = [
     ),
     (f"+callbacks.x._target_={LIGHTNING}.Nothing", f"callbacks.x._target_={LIGHTNING}.Nothing cannot be imported"),
     ("+callbacks.x=3", "callbacks.x=3 is not usable; name a class with +callbacks.x._target_="),
-    ("trainer.accelerator=abacus", "trainer: "),
+    ("trainer.accelerator=abacus", "trainer.accelerator=abacus is not known"),
 ]
 
 

@@ -81,7 +81,7 @@ def test_every_published_set_states_its_terms_and_your_own_images_are_yours_to_s
         config["data"] = {"_target_": compose("train", [f"data={choice}"]).data._target_}
     about = {"run": "r", "image_size": 16, "part": "backbone", "checkpoint": "last.ckpt", "step": 8, "mean": None}
     card = model_card(about, config, run_dir, "")
-    assert (UNKNOWN_LICENCE in card) == (choice in ("image_folder", "image_text"))
+    assert (UNKNOWN_LICENCE in card) == (choice in ("image_folder", "image_text", "parquet"))
     assert all(hasattr(source, "licence") for source in PublishedSet.__subclasses__())
 
 

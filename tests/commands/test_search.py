@@ -159,6 +159,7 @@ def test_features_of_any_images_go_into_one_file(run: Run, clip_run, tmp_path, l
     torch.testing.assert_close(torch.from_numpy(scope["features"]), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_as_a_table_that_pandas_reads(run: Run, clip_run, tmp_path):
     """As many batches as images, of which the second and the last are broken."""
     names = [f"{i}.png" for i in range(200)]

@@ -15,6 +15,7 @@ from tests.conftest import TINY_RUN, Run, image_bytes, only_run, weights, write_
 WITH = ("callbacks=online_linear", "callbacks.online_linear.every_n_epochs=1", "callbacks.online_knn=null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [(), ("method=byol", "head.hidden_features=32", "method.predictor.hidden_features=32")]
 )
