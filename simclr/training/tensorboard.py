@@ -57,8 +57,10 @@ class TensorBoardStory(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step == 0:
+            measured = [tag for one in trainer.callbacks for tag in getattr(one, "protocols", {})]  # type: ignore[attr-defined]
+            judged = [tag for tag in measured if tag.startswith("val/") and not tag.endswith("_untrained")]
             for logger in _loggers(trainer):
-                logger.experiment.add_custom_scalars({"run": _charts(cast(Method, pl_module))})
+                logger.experiment.add_custom_scalars({"run": _charts(cast(Method, pl_module), judged)})
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -90,9 +92,9 @@ class TensorBoardStory(Callback):
 
     @staticmethod
     def _similarities(logger: TensorBoardLogger, method: Method, batch: Views, step: int) -> None:
-        first, second = (batch.images[view][:COMPARED] for view in (0, -1))
         if len(batch.images) < 2 or "text" in method.parts():
             return
+        first, second = (images[:COMPARED] for images in batch.images[:2])
         with frozen(method):
             left, right = (F.normalize(method.project(images).float(), dim=1) for images in (first, second))
         cosines = (left @ right.T).cpu()
@@ -145,8 +147,11 @@ def _loggers(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger) and distributed.rank() == 0]
 
 
-def _charts(method: Method) -> dict[str, list[Any]]:
-    """A page's charts by their titles: what is minimised, what else the method says of a batch, then what is judged."""
+def _charts(method: Method, judged: list[str]) -> dict[str, list[Any]]:
+    """A page's charts by their titles: what is minimised, what else the method says of a batch, then what is judged.
+
+    judged: tags of what callbacks measure on validation images.
+    """
     by_unit: dict[str, list[str]] = {}
     for name, scalar in method.scalars.items():
         by_unit.setdefault(scalar.unit or scalar.words, []).append(name)
@@ -154,12 +159,9 @@ def _charts(method: Method) -> dict[str, list[Any]]:
         ", ".join(method.scalars[name].words for name in names): [f"train/{name}" for name in names]
         for names in by_unit.values()
     }
-    judged = {
-        "top-1 on validation images, %": ["val/knn_top1", "val/linear_top1"],
-        "learning rate": ["train/lr"],
-        "images a second": ["train/images_per_second"],
-    }
-    return {title: ["Multiline", tags] for title, tags in (training | judged).items()}
+    validation = {"on validation images, %": judged} if judged else {}
+    course = {"learning rate": ["train/lr"], "images a second": ["train/images_per_second"]}
+    return {title: ["Multiline", tags] for title, tags in (training | validation | course).items()}
 
 
 def _sheet(views: Sequence[Tensor], count: int, data: PretrainingData) -> Tensor:

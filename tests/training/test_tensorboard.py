@@ -31,7 +31,8 @@ def test_a_page_begins_with_the_loss_and_holds_tags_that_exist(finished):
     (page,) = layout.category
     tags = [tag for chart in page.chart for tag in chart.multiline.tag]
     assert tags[0] == "train/loss"
-    assert set(tags) - {"val/linear_top1"} <= set(events.Tags()["scalars"])  # the probe is off unless asked for
+    assert "val/knn_top1" in tags
+    assert set(tags) <= set(events.Tags()["scalars"])
 
 
 def test_runs_compare_by_what_was_chosen_and_what_the_command_changed(finished):
