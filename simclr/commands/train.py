@@ -6,13 +6,14 @@ import json
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
-from simclr.checks import MAX_SEED
+from simclr.checks import MAX_SEED, is_finite
 from simclr.commands.app import clear_errors, run_command
 from simclr.errors import InputError
 from simclr.runs import sweep
@@ -24,6 +25,7 @@ from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
 
 LESS_MEMORY = "use a smaller batch_size"
+MEASURED = "val/knn_top1"  # what a search goes by, unless it is told otherwise
 IN_PARTS = "or keep it and set method.micro_batch=64"  # where the method can
 
 log = logging.getLogger(__name__)
@@ -45,12 +47,26 @@ def evaluate(run_dir: Path, protocols: list[str], accelerator: str) -> None:
             judge(config)
 
 
-def last_accuracy(run_dir: Path) -> float | None:
-    """The k-NN accuracy in a finished run's metrics.json (per cent), which sweepers may maximise.
+def outcome(run_dir: Path, metric: str) -> float | None:
+    """The number of a finished run that a search goes by.
 
-    None where it was not measured, or features were not finite: a search counts that trial as failed and goes on.
+    metric: a tag of metrics.json, as "val/knn_top1", or a file of the evaluation's and its key, as
+    "linear_eval/held_out_top1". None where it was not measured, or features were not finite: a search counts that trial
+    as failed and goes on.
     """
-    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8")).get("val/knn_top1")
+    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    file, _, key = metric.partition("/")
+    judged = run_dir / f"{file}.json"
+    value = metrics.get(metric)
+    if metric not in metrics and file.endswith("_eval") and judged.is_file():
+        value = json.loads(judged.read_text(encoding="utf-8")).get(key)
+    if value is None and metric != MEASURED:
+        log.warning("%s has no %s to go by; what there is: %s.", run_dir.name, metric, ", ".join(_numbers(metrics)))
+    return value if is_finite(value) else None
+
+
+def _numbers(metrics: dict[str, Any]) -> list[str]:
+    return [tag for tag, value in metrics.items() if "/" in tag and is_finite(value)]
 
 
 def check_protocols(protocols: object) -> None:
@@ -83,6 +99,8 @@ def command(config: DictConfig) -> float | None:
         check_trainer_settings(as_dict(config.trainer), config.epochs)
         check_protocols(config.evaluate)
         check_temperature(config)
+        if not isinstance(config.optimized_metric, str):
+            raise InputError(f"optimized_metric={config.optimized_metric} is not usable; it is a tag of metrics.json")
         with_absolute_paths(config)
         if config.limit_images is not None:
             check_number(config, "limit_images", 1)
@@ -100,7 +118,7 @@ def command(config: DictConfig) -> float | None:
                 pass  # the processes claim it, and need seconds to find out that it is in use
             if str(run_dir) not in sweep.theirs:
                 launch.launch(__spec__.name if __spec__ else __name__, run_dir, processes, stop)
-            return last_accuracy(run_dir)
+            return outcome(run_dir, config.optimized_metric)
         with distributed.joined(), claimed(run_dir, config) if distributed.rank() == 0 else nullcontext():
             if passed_over:
                 log.info(passed_over)  # not before the directory is known to be the run's, to whose log it goes
@@ -111,7 +129,7 @@ def command(config: DictConfig) -> float | None:
             if stop.received and config.evaluate:  # it came in the last step, with nothing left to save
                 stop.leave()
             evaluate(run_dir, config.evaluate, config.trainer.accelerator)
-            return last_accuracy(run_dir) if distributed.rank() == 0 else None
+            return outcome(run_dir, config.optimized_metric) if distributed.rank() == 0 else None
     return None
 
 

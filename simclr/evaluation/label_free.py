@@ -17,6 +17,7 @@ from simclr.evaluation.features import are_finite
 # Below these a representation counts as collapsed: features hardly differ, or differ along next to no direction.
 MIN_SPREAD = 0.02
 MIN_RANK = 2.0
+NAMES = ("alignment", "uniformity", "rankme", "effective_rank", "lidar", "alpha_req", "std")
 FEW = 16  # images; the rank of fewer says nothing
 
 
@@ -58,6 +59,36 @@ def effective_rank(features: Tensor) -> Tensor:
     return _exp_entropy(torch.linalg.svdvals((features - features.mean(dim=0)).float()).square())
 
 
+def lidar(first: Tensor, second: Tensor) -> Tensor:
+    """RankMe's entropy of what a linear discriminant finds of images in their views (LiDAR; Thilak et al. 2024, eq. 1).
+
+    first, second: [N, D], of two views of each image. Images are the classes, views their members: the eigenvalues are
+    those of Σ_w^(-1/2) Σ_b Σ_w^(-1/2), with the covariance Σ_b of the images' means and Σ_w of views about them, to
+    which 1e-4 is added. Directions in which views of one image differ count little, other than in rankme. On the CPU,
+    in float64. Scalar from 1 to D.
+    """
+    a, b = (x.detach().cpu().double() for x in (first, second))
+    means, within = (a + b) / 2, (a - b) / 2
+    means = (means - means.mean(dim=0)) / len(a) ** 0.5
+    covariance = within.T @ within / len(a) + 1e-4 * torch.eye(a.shape[1], dtype=a.dtype)
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), means.T, upper=False)
+    return _exp_entropy(torch.linalg.svdvals(whitened).square())
+
+
+def alpha_req(features: Tensor) -> Tensor:
+    """The exponent α of the covariance's eigenvalues, λ_i ∝ i^(-α) (α-ReQ; Agrawal et al. 2022, section 2).
+
+    features: [N, D]. Fitted to logarithms by least squares from the third eigenvalue to the hundredth, or to the last
+    that is not rounding. Scalar; near 1 in what generalises well, larger where few directions have it all.
+    """
+    values = torch.linalg.svdvals((features - features.mean(dim=0)).float()).square()
+    values = values[values > 1e-6 * values[0]][2:100]
+    if len(values) < 2:
+        return torch.tensor(nan)
+    x, y = torch.arange(3.0, 3 + len(values), device=values.device).log(), values.log()
+    return -((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+
+
 def _exp_entropy(values: Tensor) -> Tensor:
     share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny) + 1e-7
     return torch.exp(-(share * share.log()).sum())
@@ -85,13 +116,14 @@ def measure(features: Tensor, first: Tensor, second: Tensor) -> Measured:
     """
     dimensions = spread(features)
     if not are_finite(features, first, second):
-        unknown = dict.fromkeys(("alignment", "uniformity", "rankme", "effective_rank", "std"), nan)
-        return Measured(unknown, torch.full_like(dimensions, nan))
+        return Measured(dict.fromkeys(NAMES, nan), torch.full_like(dimensions, nan))
     scalars = {
         "alignment": alignment(first, second),
         "uniformity": uniformity(features),
         "rankme": rankme(features),
         "effective_rank": effective_rank(features),
+        "lidar": lidar(first, second),
+        "alpha_req": alpha_req(features),
         "std": dimensions.mean(),
     }
     return Measured({name: value.item() for name, value in scalars.items()}, dimensions)

@@ -120,7 +120,9 @@ def _repeats_top1(sweep: Sweep, outcome: Outcome) -> bool:
 def label_free_metrics(sweep: Sweep) -> list[Outcome]:
     """What is known of a representation without labels, and the training's own numbers."""
     tags = sorted(column for column in sweep.numbers if column.startswith(("features/", "embeddings/")))
-    metrics = [Outcome(tag, tag, smaller_is_better=tag.endswith(("alignment", "uniformity"))) for tag in tags]
+    metrics = [
+        Outcome(tag, tag, smaller_is_better=tag.endswith(("alignment", "uniformity", "alpha_req"))) for tag in tags
+    ]
     return [*scalars(sweep), *_comparable(sweep, metrics)]
 
 

@@ -47,7 +47,7 @@ KINDS: dict[str, str] = {
     # What these measure, and when, may decide when a callback of one's own ends a run: that is not told apart.
     **dict.fromkeys(("callbacks.label_free", "callbacks.online_knn", "callbacks.retrieval"), RUNS),
     **dict.fromkeys(("callbacks.online_linear", "callbacks.tensorboard"), RUNS),
-    **dict.fromkeys(("callbacks.progress", "logger", "evaluate"), RUNS),
+    **dict.fromkeys(("callbacks.progress", "logger", "evaluate", "optimized_metric"), RUNS),
     **dict.fromkeys(("name", "output_root", "sweep", "resume", "requeue_exit_code", "hydra"), RUNS),
     **dict.fromkeys(("checkpoint_minutes", "keep_every_n_epochs", "threads"), RUNS),
     # Of images the content key says what came of these.

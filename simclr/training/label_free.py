@@ -13,7 +13,7 @@ from simclr.augment.recipe import Draws
 from simclr.checks import is_whole
 from simclr.errors import InputError
 from simclr.evaluation.features import extract, frozen
-from simclr.evaluation.label_free import collapse, measure
+from simclr.evaluation.label_free import NAMES, collapse, measure
 from simclr.methods.base import Method
 from simclr.system.randomness import generator
 from simclr.training.datamodule import PretrainingData
@@ -25,7 +25,7 @@ KEY = "callbacks.label_free"
 
 
 class LabelFree(PeriodicMeasure):
-    """Log alignment, uniformity, RankMe, effective rank and standard deviation (evaluation/label_free.py).
+    """Log what features show without labels: alignment, RankMe and the others of evaluation/label_free.py.
 
     `features/...` are the encoder's output, `embeddings/...` the head's, which the loss compares; both in eval mode,
     under current weights, of the first `images` of a fixed shuffle of the training images, un-augmented. Alignment
@@ -47,14 +47,10 @@ class LabelFree(PeriodicMeasure):
     @property
     def protocols(self) -> dict[str, str]:
         """What stands beside this callback's numbers in metrics.json."""
-        words = f"{{}} of at most {self.images} un-augmented training images; alignment: two views by the run's recipe"
-        words += self.shown
+        words = f"{{}} of at most {self.images} un-augmented training images"
+        words += f"; alignment, lidar: two views by the run's recipe{self.shown}"
         kinds = {"features": "the encoder's features", "embeddings": "the head's embeddings"}
-        return {
-            f"{kind}/{name}": words.format(what)
-            for kind, what in kinds.items()
-            for name in ("alignment", "uniformity", "rankme", "effective_rank", "std")
-        }
+        return {f"{kind}/{name}": words.format(what) for kind, what in kinds.items() for name in NAMES}
 
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:
         method, data = cast(Method, pl_module), cast(PretrainingData, trainer.datamodule)  # type: ignore[attr-defined]

@@ -187,7 +187,7 @@ def test_a_run_begun_by_the_first_version_ends_under_this_one(finished, run, tmp
     later = ("backbone.small_maps", "optimizer.fused", "method.micro_batch", "trainer.strategy", "callbacks.label_free")
     later += ("backbone.pretrained_path", "backbone.pretrained_digest", "callbacks.tensorboard")
     config.logger = KEPT[0]["config"]["logger"]
-    runs = ("evaluate", "requeue_exit_code", "keep_every_n_epochs", "compile", "threads")
+    runs = ("evaluate", "optimized_metric", "requeue_exit_code", "keep_every_n_epochs", "compile", "threads")
     for key in (*runs, *later, *(key for key, *_ in LATER)):
         parent, _, leaf = key.rpartition(".")
         (OmegaConf.select(config, parent) if parent else config).pop(leaf, None)  # some are not of this data set

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from simclr.commands.train import outcome
 from simclr.errors import InputError
 from simclr.evaluation import label_free
 from simclr.evaluation.features import are_finite
@@ -73,6 +74,31 @@ def test_a_run_of_broken_features_says_so_in_strict_json(run, tmp_path):
         assert metrics["protocol"][tag].startswith("null, as what it is taken of is not finite; ")
     assert metrics["val/knn_top1_untrained"] >= 0
     assert metrics["protocol"]["val/knn_top1_untrained"].startswith("before training; ")
+
+
+@pytest.mark.slow
+def test_a_search_goes_by_what_it_is_told(run, tmp_path):
+    search = (
+        "hparams_search=optuna",
+        "hydra.sweeper.n_trials=2",
+        "optimizer.lr=choice(1e-5,1e-3)",
+        "evaluate=[linear]",
+    )
+    run("train.py", *TINY_RUN, *search, "optimized_metric=linear_eval/held_out_top1")
+    values = [strict(path)["held_out_top1"] for path in tmp_path.glob("multirun/search/*/linear_eval.json")]
+    best = OmegaConf.load(tmp_path / "multirun" / "search" / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(max(values))
+
+
+def test_a_number_that_no_run_has_is_named_beside_those_there_are(finished, caplog):
+    run_dir = only_run(finished / "outputs")
+    metrics, linear = strict(run_dir / "metrics.json"), strict(run_dir / "linear_eval.json")
+    assert outcome(run_dir, "features/rankme") == metrics["features/rankme"]
+    assert outcome(run_dir, "linear_eval/top1") == linear["top1"]
+    assert not caplog.records
+    assert outcome(run_dir, "features/rank") is None
+    assert "has no features/rank to go by; what there is: " in caplog.text
+    assert "features/rankme" in caplog.text
 
 
 @pytest.mark.slow

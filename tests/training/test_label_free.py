@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.linalg import eigh
 from scipy.spatial.distance import pdist
 from scipy.stats import entropy
 
@@ -34,6 +35,32 @@ def test_ranks_are_entropies_by_scipy():
     assert label_free.rankme(FEATURES).item() == pytest.approx(np.exp(entropy(singular)), rel=1e-3)
     eigenvalues = np.linalg.eigvalsh(np.cov(FEATURES.double().numpy().T))
     assert label_free.effective_rank(FEATURES).item() == pytest.approx(np.exp(entropy(eigenvalues)), rel=1e-3)
+
+
+def test_lidar_is_the_entropy_of_generalised_eigenvalues_by_scipy():
+    """Σ_b v = λ Σ_w v, with covariances summed up image by image and view by view."""
+    views = np.stack([FEATURES.double().numpy(), OTHER.double().numpy()])
+    means = views.mean(axis=0)
+    between = sum(np.outer(m, m) for m in means - means.mean(axis=0)) / len(means)
+    within = sum(np.outer(d, d) for view in views for d in view - means) / (2 * len(means))
+    values = eigh(between, within + 1e-4 * np.eye(16), eigvals_only=True)
+    assert label_free.lidar(FEATURES, OTHER).item() == pytest.approx(np.exp(entropy(values)), rel=1e-3)
+
+
+def test_lidar_does_not_count_directions_that_tell_views_apart_alone():
+    random = torch.Generator().manual_seed(6)
+    images = torch.cat([torch.randn(500, 5, generator=random), torch.zeros(500, 5)], dim=1)
+    noise = [torch.cat([torch.zeros(500, 5), torch.randn(500, 5, generator=random)], dim=1) for _ in range(2)]
+    assert label_free.rankme(images + noise[0]).item() > 9
+    assert label_free.lidar(images + noise[0], images + noise[1]).item() == pytest.approx(5, abs=0.3)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_alpha_is_the_exponent_of_the_spectrum(exponent):
+    basis = torch.linalg.qr(torch.randn(200, 60, generator=torch.Generator().manual_seed(7)))[0]
+    basis = torch.linalg.qr(basis - basis.mean(dim=0))[0]
+    features = basis * torch.arange(1.0, 61).pow(-exponent / 2) + 3
+    assert label_free.alpha_req(features).item() == pytest.approx(exponent, rel=0.02)
 
 
 @pytest.mark.parametrize("directions", [1, 3, 10])
