@@ -150,14 +150,16 @@ class ParquetImages:
 
     def _labelled(self, archive: Rows, places: Places, label: str) -> Plan:
         """The splits with labels, or without where no row has one."""
-        known = {
-            file: _values(archive, file, label, "label") for file in {f for rows in places.values() for f, _ in rows}
-        }
+        used = dict.fromkeys(file for rows in places.values() for file, _ in rows)
+        known = {file: _values(archive, file, label, "label") for file in used}
         of = {split: [known[file][row] for file, row in rows] for split, rows in places.items()}
-        if all(value in UNLABELLED for values in of.values() for value in values):
+        values = [value for every in of.values() for value in every if value not in UNLABELLED]
+        if not values:
             return {split: Split([f"{file}#{row}" for file, row in rows]) for split, rows in places.items()}
         classes = archive.table(next(iter(known))).class_names(label)
-        index = _indices({value for values in of.values() for value in values} - set(UNLABELLED), classes, label)
+        index = _indices(values, classes, label)
+        if classes is None or not is_whole(values[0]):
+            classes = [str(value) for value in index]
         plan: dict[str, Split] = {}
         for split, rows in places.items():
             names, labels = [], []
@@ -174,7 +176,7 @@ class ParquetImages:
                     archive.passed_over.add("rows without a label", f"{file}#{row}", serious=True)
             if not names:
                 raise InputError(f"no row of the {split} split has a label; choose another with data.{split}=")
-            plan[split] = Split(names, {"labels": columns.labels(labels, classes or [str(value) for value in index])})
+            plan[split] = Split(names, {"labels": columns.labels(labels, classes)})
         return plan
 
 
@@ -188,14 +190,17 @@ def _values(archive: Rows, file: str, column: str, key: str) -> list[Any]:
     return table.values(column)
 
 
-def _indices(values: set[Any], classes: list[str] | None, label: str) -> dict[Any, int]:
+def _indices(values: list[Any], classes: list[str] | None, label: str) -> dict[Any, int]:
     """The class of every value that a label has. Raises InputError for values that are no labels."""
-    whole = all(is_whole(value) for value in values)
+    whole = all(map(is_whole, values))
     if not whole and not all(isinstance(value, str) for value in values):
-        odd = next(value for value in values if not isinstance(value, str) and not (whole or is_whole(value)))
-        raise InputError(f"the column {shown(label)} holds {shown(odd)!r}; labels are whole numbers or texts")
+        kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+        raise InputError(
+            f"the column {shown(label)} holds {kinds}; labels are all whole numbers or all texts: name another column "
+            "with data.label_column="
+        )
     if whole and classes is not None:
         if beyond := [value for value in values if not 0 <= value < len(classes)]:
             raise InputError(f"{label}={beyond[0]} is none of the {len(classes)} classes that the schema names")
-        return {value: value for value in values}
-    return {value: index for index, value in enumerate(sorted(values))}
+        return {index: index for index in range(len(classes))}
+    return {value: index for index, value in enumerate(sorted(set(values)))}

@@ -153,6 +153,10 @@ def test_rows_without_a_label_stop_or_are_counted_and_a_set_without_any_has_none
     assert load(write(tmp_path / "none.parquet", table(list(images(8)), [-1] * 8))).train.labels is None
 
 
+def of_labels(labels: list[Any]) -> pa.Table:
+    return pa.table({"image": images(2), "label": labels})
+
+
 def two_columns() -> pa.Table:
     return pa.table({"left": pa.array(images(2)), "right": pa.array(images(2))})
 
@@ -169,6 +173,9 @@ def two_columns() -> pa.Table:
             "val.parquet",
         ),
         ({"a.parquet": table([*images(2)], [0, 1])}, {"label_column": "kind"}, "data.label_column= names one; it has"),
+        ({"a.parquet": of_labels([0.5, 1.5])}, {}, "the column label holds float; labels are all whole numbers or all"),
+        ({"a.parquet": of_labels([[0], [1, 2]])}, {}, "the column label holds list; labels are"),
+        ({"a.parquet": of_labels([0, 1]), "b.parquet": of_labels(["x", "y"])}, {}, "the column label holds int, str;"),
         ({"a.parquet": table([*images(2)], [0, 9])}, {}, "label=9 is none of the 2 classes that the schema names"),
         (
             {"train.parquet": table([*images(2)], [0, 1]), "test.parquet": table([*images(2)], [0, 1])},
