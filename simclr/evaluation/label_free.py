@@ -47,7 +47,7 @@ def rankme(features: Tensor) -> Tensor:
 
     features: [N, D], as they are: not centred, not normalised. Scalar from 1 to min(N, D).
     """
-    return _exp_entropy(torch.linalg.svdvals(features.float()))
+    return _exp_entropy(_svdvals(features))
 
 
 def effective_rank(features: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def effective_rank(features: Tensor) -> Tensor:
     features: [N, D]. Scalar from 1 to min(N - 1, D). Where rankme takes in the mean, which in a network of rectified
     units is the largest direction of all, this takes in how features differ, and weighs strong directions more.
     """
-    return _exp_entropy(torch.linalg.svdvals((features - features.mean(dim=0)).float()).square())
+    return _exp_entropy(_svdvals(features, centred=True).square())
 
 
 def lidar(first: Tensor, second: Tensor) -> Tensor:
@@ -70,9 +70,10 @@ def lidar(first: Tensor, second: Tensor) -> Tensor:
     a, b = (x.detach().cpu().double() for x in (first, second))
     means, within = (a + b) / 2, (a - b) / 2
     means = (means - means.mean(dim=0)) / len(a) ** 0.5
-    covariance = within.T @ within / len(a) + 1e-4 * torch.eye(a.shape[1], dtype=a.dtype)
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), means.T, upper=False)
-    return _exp_entropy(torch.linalg.svdvals(whitened).square())
+    # By eigenvectors, not Cholesky's factor: where features are huge, rounding exceeds 1e-4 and some come out negative.
+    variance, directions = torch.linalg.eigh(within.T @ within / len(a))
+    whitened = means @ directions * (variance.clamp(min=0) + 1e-4).rsqrt()
+    return _exp_entropy(_svdvals(whitened).square())
 
 
 def alpha_req(features: Tensor) -> Tensor:
@@ -81,12 +82,19 @@ def alpha_req(features: Tensor) -> Tensor:
     features: [N, D]. Fitted to logarithms by least squares from the third eigenvalue to the hundredth, or to the last
     that is not rounding. Scalar; near 1 in what generalises well, larger where few directions have it all.
     """
-    values = torch.linalg.svdvals((features - features.mean(dim=0)).float()).square()
+    values = _svdvals(features, centred=True).square()
     values = values[values > 1e-6 * values[0]][2:100]
     if len(values) < 2:
         return torch.tensor(nan)
     x, y = torch.arange(3.0, 3 + len(values), device=values.device).log(), values.log()
     return -((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+
+
+def _svdvals(features: Tensor, centred: bool = False) -> Tensor:
+    """Singular values of features that are finite, as multiples of the largest entry, whose square may be infinite."""
+    features = features if features.dtype == torch.float64 else features.float()
+    features = features / features.abs().max().clamp(min=torch.finfo(features.dtype).tiny)
+    return torch.linalg.svdvals(features - features.mean(dim=0) if centred else features)
 
 
 def _exp_entropy(values: Tensor) -> Tensor:

@@ -81,6 +81,17 @@ def test_the_limits():
     assert label_free.alignment(FEATURES, -FEATURES).item() == pytest.approx(4)
 
 
+@pytest.mark.parametrize("size", [1e-15, 1e10, 1e15])
+def test_features_of_any_size_are_measured(size):
+    """As a rate that destroys the network makes them: huge, finite, and along few directions beside rounding."""
+    few = FEATURES[:, :6] @ torch.randn(6, 16, generator=torch.Generator().manual_seed(8))
+    measured = label_free.measure(size * few, size * few, size * (few + OTHER - FEATURES)).scalars
+    assert all(map(math.isfinite, measured.values())), measured
+    for name in ("rankme", "effective_rank"):
+        assert measured[name] == pytest.approx(getattr(label_free, name)(few).item(), rel=1e-3)
+    assert 1 <= measured["lidar"] <= 16
+
+
 def test_what_counts_as_collapsed():
     def verdict(features):
         return label_free.collapse(label_free.measure(features, features, features).scalars, len(features))
