@@ -18,7 +18,7 @@ from simclr.runs.compose import CONFIGS, compose_config, prefer_own_configs
 from tests.conftest import REPOSITORY, Run
 
 DOCS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
-DOCS += sorted((REPOSITORY / "docs" / "methods").glob("*.md"))
+DOCS += sorted(path for room in ("concepts", "methods") for path in (REPOSITORY / "docs" / room).glob("*.md"))
 TESTS = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py")}
 COMMANDS = {
     "train.py": "train",

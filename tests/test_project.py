@@ -1,6 +1,7 @@
 """The project as somebody else meets it: installed from a wheel without the checkout, and checked before a commit."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,21 @@ def test_pre_commit_runs_the_checks_that_ci_runs():
 
 def test_the_workflow_runs_what_a_person_would():
     workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    (job,) = workflow["jobs"].values()
-    assert job["steps"][-1] == {"run": ".ci/run"}
+    jobs = workflow["jobs"]
+    assert jobs["everything"]["steps"][-1] == {"run": ".ci/run"}
     assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    start = readme.partition("## Start")[2].partition("## ")[0]
+    assert [step["run"] for step in jobs["elsewhere"]["steps"] if "run" in step] == re.findall(
+        "^pip install .*", start, re.M
+    )
+
+
+def test_the_workflow_tries_every_python_and_the_oldest_torch():
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    fast = jobs["fast"]["strategy"]["matrix"]["include"]
+    tried = {entry["python"] for entry in fast} | set(jobs["everything"]["strategy"]["matrix"]["python"])
+    assert tried == set(re.findall(r"Python :: (3\.\d+)", project))
+    oldest = re.findall(r'"(torch|torchvision)>=([\d.]+)"', project)
+    assert fast[0]["torch"] == " ".join(f"{name}=={version}.*" for name, version in oldest)

@@ -28,6 +28,7 @@ def export(config: DictConfig) -> None:
     """Write what `format` asks for of one checkpoint, and say how it is loaded."""
     formats = {
         "torchvision": export_part,
+        "safetensors": export_part,
         "timm": export_timm,
         "onnx": export_onnx,
         "torch_export": export_program,

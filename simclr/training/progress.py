@@ -61,7 +61,8 @@ class RunTimeColumn(ProgressColumn):
 class TrainingProgress(RichProgressBar):
     """A bar in a terminal, of one line, and one line in the log after every epoch.
 
-    Where the output is no terminal (a file, a scheduler's log) there is no bar, but a line about once a minute.
+    Where the output is no terminal (a file, a scheduler's log), or a dumb one, there is no bar, but a line about once a
+    minute.
     """
 
     def __init__(self, line_every_seconds: float) -> None:
@@ -72,7 +73,7 @@ class TrainingProgress(RichProgressBar):
         self.said_at = time.monotonic()
         self.time_left, self.run_time = TimeLeft(), RunTimeColumn()
         self.is_wide = Console().width >= WIDE
-        if not Console().is_terminal:
+        if not Console().is_interactive:
             self.disable()
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
