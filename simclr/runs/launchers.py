@@ -20,13 +20,14 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.errors import Refused
+from simclr.runs import search
 from simclr.system.locks import Locked, locked
 
-# Hydra's plugins by the package that has them, and this project's extra that installs it.
+# What a launcher or sweeper needs, and this project's extra that installs it.
 EXTRAS = {
-    "hydra_joblib_launcher": "joblib",
-    "hydra_submitit_launcher": "slurm",
-    "hydra_optuna_sweeper": "optuna",
+    "hydra_plugins.hydra_joblib_launcher": "joblib",
+    "hydra_plugins.hydra_submitit_launcher": "slurm",
+    "optuna": "optuna",
 }
 # What joblib and submitit raise where a job's process has ended without an answer.
 LOST = {"TerminatedWorkerError", "UncompletedJobError", "FailedJobError"}
@@ -54,9 +55,10 @@ OmegaConf.register_new_resolver("jobs_at_once", lambda: len(visible_gpus()) or 2
 def missing(config: DictConfig) -> str | None:
     """What the chosen launcher and sweeper need and this machine lacks, with the remedy; None if nothing."""
     for group in ("launcher", "sweeper"):
-        package = config.hydra[group]._target_.split(".")[1]
+        target = config.hydra[group]._target_
+        package = "optuna" if target == search.NAME else ".".join(target.split(".")[:2])
         choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
-        if package in EXTRAS and not _installed(f"hydra_plugins.{package}"):
+        if package in EXTRAS and not _installed(package):
             return f'{choice} needs a package that is not installed: pip install -e ".[{EXTRAS[package]}]"'
     target = config.hydra.launcher._target_
     if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
@@ -121,14 +123,6 @@ class _Numbers(int):
 
     def __add__(self, place: int) -> int:
         return self.numbers[place]
-
-
-def create_storage(url: str, folder: Path) -> None:
-    """Make Optuna's tables where there are none, which fails for searches that do it at the same moment."""
-    import optuna
-
-    with locked(folder / ".optuna.lock", timeout=None):
-        optuna.storages.get_storage(url)
 
 
 @cache

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from simclr.errors import Refused
-from simclr.runs import launchers
+from simclr.runs import launchers, search
 from simclr.runs.account import Account
 from simclr.system.locks import Locked, locked
 from simclr.system.memory import keep_freed_memory
@@ -57,7 +57,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _account
         HydraConfig.instance().set_config(config)  # the folder's name refers to it; Hydra does this a moment later
-        message = launchers.missing(config)
+        message = launchers.missing(config) or search.unusable(config)
         if message is not None:
             print(f"error: {message}", file=sys.stderr)
             raise Refused(1)
@@ -66,9 +66,7 @@ class Sweep(Callback):
         self.finished_before = {str(path.parent): _version(path) for path in folder.rglob("metrics.json")}
         self.account = _account = Account(folder)
         launchers.repeat(config.hydra.launcher._target_, self._wait_for_others)
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage lists its own plugins
-        if config.hydra.sweeper.get("storage"):
-            launchers.create_storage(config.hydra.sweeper.storage, folder)
+        search.register()
         # joblib replaces a worker that has grown, and loading torch is growth.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         if isinstance(config.requeue_exit_code, int):

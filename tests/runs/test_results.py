@@ -103,11 +103,11 @@ def test_a_number_that_no_run_has_is_named_beside_those_there_are(finished, capl
 
 @pytest.mark.slow
 def test_a_search_counts_broken_features_as_a_failed_trial(run, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("optuna")
     search = ("hparams_search=optuna", "hydra.sweeper.n_trials=3", "optimizer.lr=choice(1e25,1e-3)", "on_nan=skip")
     done = run("train.py", *TINY_RUN, *search)
     values = [strict(path)["val/knn_top1"] for path in tmp_path.glob("multirun/search/*/metrics.json")]
     assert None in values
     best = OmegaConf.load(tmp_path / "multirun" / "search" / "optimization_results.yaml")
     assert best.best_value == max(value for value in values if value is not None)
-    assert "Failed experiment" in done.stdout + done.stderr
+    assert "has no number to go by; the search goes on" in done.stdout

@@ -157,7 +157,7 @@ def test_who_waits_for_others_leaves_when_asked_to(start, tmp_path):
 
 @pytest.mark.slow
 def test_a_search_started_twice_learns_from_the_same_runs(start, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("optuna")
     search = ("-m", "data=shapes", "hparams_search=optuna", "hydra.sweeper.n_trials=4", "seed=choice(1,2,3,4,5)")
     told = [one.counts() for one in (start("anna", *search), start("ben", *search))]
     assert all(line.startswith("4 runs: ") for line in told)

@@ -172,7 +172,7 @@ def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_aga
 
 @pytest.mark.slow
 def test_a_killed_search_completes_as_one_that_was_not(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("optuna")
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     overrides = (*SEARCH, "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.n_startup_trials=1")
     kill_in_the_second(killed, *overrides)
@@ -187,25 +187,26 @@ def test_a_killed_search_completes_as_one_that_was_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "plugin", "extra"),
+    ("choice", "package", "extra"),
     [
-        ("joblib", "hydra_joblib_launcher", "joblib"),
-        ("submitit_slurm", "hydra_submitit_launcher", "slurm"),
+        ("hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher", "joblib"),
+        ("hydra/launcher=submitit_slurm", "hydra_plugins.hydra_submitit_launcher", "slurm"),
+        ("hydra/sweeper=optuna", "optuna", "optuna"),
     ],
 )
-def test_a_launcher_that_is_not_installed_says_how_to(tmp_path, launcher, plugin, extra):
+def test_what_is_not_installed_says_how_to(tmp_path, choice, package, extra):
     """Python is told that there is no such package, before it starts the command."""
-    arguments = [*command("train.py")[1:], "-m", *TINY_RUN, f"hydra/launcher={launcher}"]
+    arguments = [*command("train.py")[1:], "-m", *TINY_RUN, choice]
     code = (
         "import runpy, sys\n"
-        f"sys.modules['hydra_plugins.{plugin}'] = None\n"
+        f"sys.modules[{package!r}] = None\n"
         f"sys.argv = {arguments}; sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     python = command("train.py")[0]
     done = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1
-    needs = f'error: hydra/launcher={launcher} needs a package that is not installed: pip install -e ".[{extra}]"\n'
+    needs = f'error: {choice} needs a package that is not installed: pip install -e ".[{extra}]"\n'
     assert done.stderr.endswith(needs)
     assert "Traceback" not in done.stderr
 
