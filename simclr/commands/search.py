@@ -151,7 +151,7 @@ def _decoded(asked: str, size: int) -> np.ndarray:
 def _features(encoder: OpenedEncoder, asked: str) -> torch.Tensor:
     import torch
 
-    pixels = torch.from_numpy(_decoded(asked, encoder.size)[None]).to(encoder.device)
+    pixels = torch.from_numpy(_decoded(asked, encoder.size)[None].copy()).to(encoder.device)
     with torch.no_grad():
         return encoder.backbone(encoder.plain(pixels))[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ class ParquetImages:
         values = [value for every in of.values() for value in every if value not in UNLABELLED]
         if not values:
             return {split: Split([f"{file}#{row}" for file, row in rows]) for split, rows in places.items()}
-        classes = archive.table(next(iter(known))).class_names(label)
+        classes = _class_names(archive, label, known)
         index = _indices(values, classes, label)
         if classes is None or not is_whole(values[0]):
             classes = [str(value) for value in index]
@@ -188,6 +189,19 @@ def _values(archive: Rows, file: str, column: str, key: str) -> list[Any]:
             f"{shown(', '.join(table.schema.names))}"
         )
     return table.values(column)
+
+
+def _class_names(archive: Rows, label: str, files: Iterable[str]) -> list[str] | None:
+    """The names of classes that the tables' schemas have, which must be one list; None where none has any."""
+    told = {file: names for file in files if (names := archive.table(file).class_names(label)) is not None}
+    for file, names in told.items():
+        first, classes = next(iter(told.items()))
+        if names != classes:
+            raise InputError(
+                f"the schemas of {shown(first)} and {shown(file)} name other classes of {shown(label)}, or in another "
+                "order, so that one number means two things; write them with one schema, or leave one out"
+            )
+    return next(iter(told.values()), None)
 
 
 def _indices(values: list[Any], classes: list[str] | None, label: str) -> dict[Any, int]:

@@ -70,7 +70,8 @@ def test_an_image_finds_itself_first_and_the_others_by_the_cosine_of_their_featu
     best = sorted(cosines, key=lambda name: -cosines[name])[:4]
 
     for images_at in (str(root), str(write_zip(tmp_path / "all.zip", FILES)), str(root)):
-        run("simclr.search", f"run={run_dir}", str(query), images_at, "count=4", "output=found.html")
+        done = run("simclr.search", f"run={run_dir}", str(query), images_at, "count=4", "output=found.html")
+        assert "Warning" not in done.stderr
         found = listed(tmp_path / "found.html")
         assert [Path(name).name for _, name in found] == best
         assert [value for value, _ in found] == pytest.approx([cosines[name] for name in best], abs=6e-4)

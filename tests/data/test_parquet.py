@@ -84,6 +84,18 @@ def test_an_arrow_data_set_saved_to_disk(tmp_path, kind):
     assert loaded.val.pixels[0, 0, 0, 0] == 50
 
 
+def test_tables_that_mean_other_classes_by_one_number_are_refused(tmp_path):
+    write(tmp_path / "train.parquet", table(images(6), [0, 1] * 3))
+    write(tmp_path / "validation.parquet", table(images(6, 50), [0, 1] * 3, CLASSES[::-1]))
+    with pytest.raises(
+        InputError, match=r"schemas of train\.parquet and validation\.parquet name other classes of label"
+    ):
+        load(tmp_path)
+    plain = table(images(6, 50), [0, 1] * 3).replace_schema_metadata(None)
+    write(tmp_path / "validation.parquet", plain)  # one that names none means the same
+    assert load(tmp_path).train.classes == CLASSES
+
+
 @pytest.mark.slow
 def test_what_their_own_library_writes(tmp_path):
     datasets = pytest.importorskip("datasets")
