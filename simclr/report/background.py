@@ -101,22 +101,38 @@ def ranking(study: Study, draw: Draw) -> list[str]:
     if ranked["rho"].isna().all():
         return []  # too few runs, or all alike
     rows, sentences = [], []
+    within = ranked["rho_within"].notna().any()
     for r in ranked.itertuples():
         label = literal(r.label) + (" (less is better)" if r.smaller_is_better else "")
-        rho = "–" if math.isnan(r.rho) else signed(r.rho, 2)
+        rho = _rho(r.rho, r.rho_low, r.rho_high)
+        of_methods = [_rho(r.rho_within, r.within_low, r.within_high)] if within else []
         of_cells = "–" if math.isnan(r.rho_of_cell_means) else f"{signed(r.rho_of_cell_means, 2)} ({r.cells} cells)"
-        rows.append([label, rho, str(r.runs), p_value(r.p), p_value(r.holm_p), of_cells])
+        rows.append([label, rho, str(r.runs), p_value(r.p), p_value(r.holm_p), *of_methods, of_cells])
         sentences.append(literal(ranking_sentence(r.label, r.rho, r.holm_p, r.runs, primary)))
+    heads = ["within a method (95 % interval)"] if within else []
     return [
         f"## Do loss and label-free metrics rank the runs as {primary} does?",
         f"Spearman's rho between each metric and {primary} over runs. It is turned round for metrics of which less is "
         f"better, so +1 always reads: the metric puts the runs in the order that {primary} does. p is by permutation "
         f"of runs (two-sided), adjusted for {len(rows)} metrics after Holm. Runs of one cell resemble each other, so p "
-        "is somewhat too small; rho among the means of cells stands beside it.",
+        "is somewhat too small and the interval (Bonett & Wright) too narrow; rho among the means of cells is "
+        "beside them."
+        + (
+            " Within a method is rho among the runs of one method, pooled over methods: what ranks there may mislead "
+            "across methods, whose features differ in other ways."
+            if within
+            else ""
+        ),
         bullets(sentences),
-        table(["metric", "rho", "runs", "p", "p (Holm)", "rho of cell means"], rows),
+        table(["metric", "rho (95 % interval)", "runs", "p", "p (Holm)", *heads, "rho of cell means"], rows),
         *draw("ranking", f"Each metric against {primary}, one dot a run"),
     ]
+
+
+def _rho(rho: float, low: float, high: float) -> str:
+    if math.isnan(rho):
+        return "–"
+    return signed(rho, 2) + ("" if math.isnan(low) else f" ({signed(low, 2)} to {signed(high, 2)})")
 
 
 def meaning(study: Study, draw: Draw) -> list[str]:

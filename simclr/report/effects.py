@@ -127,27 +127,3 @@ def _effect(outcome: Outcome, values: pd.Series, contrast: tuple[tuple[Factor, s
         left_out={seed: cells for seed, cells in missing.items() if cells},
         estimate=t_interval(differences.to_numpy()) if len(differences) else None,
     )
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float | None, float | None]:
-    """Whether `x` ranks runs as `y` does: Spearman's rho and its two-sided p, by permutation.
-
-    p is exact for up to 7 runs, else from 9,999 seeded permutations; None for fewer than four. Both are None where one
-    of the measures is the same in all runs.
-    """
-    n = len(x)
-    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None, None
-    first, second = stats.zscore(stats.rankdata([x, y], axis=1), axis=1)
-    rho = float((first * second).mean())
-    if n < 4:
-        return rho, None  # six orders: no rho is rare among them
-    test = stats.permutation_test(
-        (first,),
-        lambda permuted, axis: (permuted * second).mean(axis=axis),
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=9_999,
-        rng=np.random.default_rng(0),
-    )
-    return rho, float(test.pvalue)

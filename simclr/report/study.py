@@ -11,16 +11,16 @@ import pandas as pd
 
 from simclr.errors import InputError
 from simclr.report.curves import read_curves
-from simclr.report.effects import Effect, Estimate, all_effects, holm, rank_correlation, t_interval
+from simclr.report.effects import Effect, Estimate, all_effects, holm, t_interval
 from simclr.report.factors import Cell, Design, find_design
 from simclr.report.outcomes import (
     KNN,
     Outcome,
     described_scalars,
     find_outcomes,
-    label_free_metrics,
     measured_differently,
 )
+from simclr.report.rankings import rank_metrics
 from simclr.report.runs import Sweep, read_sweep
 
 
@@ -30,7 +30,7 @@ class Study:
 
     partial: outcomes that only some runs have, which are given no effects. differently: see `measured_differently`.
     primary_effects and secondary_effects are two families of tests. rankings: how metrics rank the runs against the
-    primary outcome, a row a metric: `_rankings`. curves: see `read_curves`.
+    primary outcome, a row a metric: `rank_metrics`. curves: see `read_curves`.
     """
 
     sweep: Sweep
@@ -102,7 +102,7 @@ def study_sweep(folder: Path, configs: Path, references: Mapping[str, str]) -> S
         differently=measured_differently(sweep),
         primary_effects=_effects(sweep, design, [primary]),
         secondary_effects=_effects(sweep, design, secondary),
-        rankings=_rankings(sweep, design, primary),
+        rankings=rank_metrics(sweep, design, primary),
         curves=read_curves({run: sweep.paths[run] for run in sweep.files}, tags, folder / "curves.csv"),
     )
 
@@ -118,21 +118,3 @@ def _effects(sweep: Sweep, design: Design, outcomes: Sequence[Outcome]) -> list[
     ]
     adjusted = holm([effect.p for effect in effects])
     return [replace(effect, holm_p=p) for effect, p in zip(effects, adjusted, strict=True)]
-
-
-def _rankings(sweep: Sweep, design: Design, primary: Outcome) -> pd.DataFrame:
-    """Rank correlations among runs and among the means of cells; turned round for a metric of which less is better."""
-    rows = []
-    metrics = [metric for metric in label_free_metrics(sweep) if metric != primary]
-    for metric in metrics:
-        pairs = pd.DataFrame({"metric": sweep.number(metric.column), "primary": sweep.number(primary.column)}).dropna()
-        pairs["metric"] *= -1 if metric.smaller_is_better else 1
-        means = pairs.groupby(pd.Series(design.cells).map(str)).mean()
-        rho, p = rank_correlation(pairs["metric"], pairs["primary"])
-        of_cells, _ = rank_correlation(means["metric"], means["primary"])
-        rows.append((metric.column, metric.smaller_is_better, rho, len(pairs), p, of_cells, len(means)))
-    columns = ["metric", "smaller_is_better", "rho", "runs", "p", "rho_of_cell_means", "cells"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(5, "holm_p", holm([row[4] for row in rows]))
-    table["label"] = [metric.label for metric in metrics]
-    return table.astype({"rho": float, "p": float, "holm_p": float, "rho_of_cell_means": float})

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from simclr.commands.report import command
-from simclr.report.effects import Effect, all_effects, holm, rank_correlation, t_interval
+from simclr.report.effects import Effect, all_effects, holm, t_interval
 from simclr.report.factors import Cell, Factor
 from simclr.report.outcomes import LINEAR
 from simclr.report.wording import effect_sentence
@@ -170,15 +170,3 @@ def test_label_free_metrics_rank_the_runs(tmp_path, cells):
         assert rankings.loc[key, "rho"] == pytest.approx(1)
         assert rankings.loc[key, "holm_p"] < 0.01
     assert np.isnan(rankings.loc["embeddings/std", "rho"])
-
-
-def test_rank_correlation_against_scipy():
-    random = np.random.default_rng(3)
-    x, y = random.normal(size=(2, 6)).round(1)
-    y += x
-    rho, p = rank_correlation(x.tolist(), y.tolist())
-    exact = stats.permutation_test(
-        (x,), lambda a: stats.spearmanr(a, y).statistic, permutation_type="pairings", n_resamples=np.inf
-    )
-    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert p == pytest.approx(exact.pvalue)
