@@ -27,7 +27,13 @@ from simclr.data.files.download import NotHere, no_downloads
 from simclr.errors import InputError
 from simclr.methods.base import Method
 from simclr.runs.assemble import assemble
-from simclr.system.precision import LIGHTNING_PRECISION, check_precision, choose_accelerator, choose_precision
+from simclr.system.precision import (
+    LIGHTNING_PRECISION,
+    check_precision,
+    choose_accelerator,
+    choose_precision,
+    cpu_instructions,
+)
 from simclr.system.threads import CoreMeter, choose_threads, cores, default_threads
 from simclr.training.datamodule import PretrainingData
 from simclr.training.time_left import spoken
@@ -97,7 +103,7 @@ def _device(accelerator: str, precision: str, notice: str | None) -> Finding:
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9
         what = f"{torch.cuda.get_device_name()}, {memory:.0f} GB"
     else:
-        units = [name for name, has in torch.cpu.get_capabilities().items() if has is True and "amx" in name]
+        units = sorted(name for name in cpu_instructions() if "amx" in name)
         what = f"{accelerator}, {cores()} cores, {', '.join(units) or 'no matrix units'}"
     asked = notice is not None and notice.startswith("precision=16 needs")
     said = f"; {notice}" if notice else f"; precision {precision}"

@@ -30,14 +30,22 @@ def check_gpus(processes: int, accelerator: str) -> None:
         )
 
 
+def cpu_instructions() -> set[str]:
+    """Sets of instructions that this CPU has, by torch's names; of an older torch those for bfloat16 alone."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+    asked = {"amx_bf16": torch.cpu._is_amx_tile_supported, "avx512_bf16": torch.cpu._is_avx512_bf16_supported}
+    return {name for name, there in asked.items() if there()}
+
+
 def cpu_has_bf16_matrix_units() -> bool:
     """True where bfloat16 products run on matrix units (AMX)."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return "amx_bf16" in cpu_instructions()
 
 
 def cpu_has_bf16_arithmetic() -> bool:
     """True where bfloat16 products have instructions of their own (AVX512-BF16), matrix units or not."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return "avx512_bf16" in cpu_instructions()
 
 
 def check_precision(requested: str) -> None:

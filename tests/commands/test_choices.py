@@ -15,6 +15,7 @@ from simclr.errors import InputError
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from simclr.runs.compose import build
 from simclr.runs.identity import as_dict
+from simclr.system import precision
 from simclr.system.signals import Stop
 from simclr.training.trainer_settings import check_trainer_settings
 from tests.conftest import TINY_RUN
@@ -190,7 +191,7 @@ def test_a_run_that_goes_on_keeps_its_threads_and_its_precision(tmp_path, monkey
         assert torch.get_num_threads() == 2
         torch.set_num_threads(before)
         (tmp_path / "metrics.json").unlink()
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+        monkeypatch.setattr(precision, "cpu_instructions", lambda: {"avx512_bf16"})
         metrics = trained(tmp_path, "epochs=1", "precision=auto")
         assert metrics["device"].endswith(", 2 threads")
         assert metrics["precision"] == "32"
@@ -208,5 +209,5 @@ def test_a_checkpoint_that_tells_no_precision_keeps_what_auto_was(tmp_path, monk
     checkpoint = load_checkpoint(last_checkpoint(tmp_path))
     del checkpoint["machine"]
     torch.save(checkpoint, last_checkpoint(tmp_path))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(precision, "cpu_instructions", lambda: {"avx512_bf16"})
     assert trained(tmp_path, "epochs=1", "precision=auto")["precision"] == "32"
