@@ -34,11 +34,7 @@ def test_choice(monkeypatch, asked, accelerator, instructions, chosen, said):
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not Linux")
 @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16"])
-@pytest.mark.parametrize("older", [False, True])
-def test_what_torch_says_of_the_cpu_is_what_the_system_says(monkeypatch, name, older):
-    """By today's function, and by those that torch had before it."""
-    if older and hasattr(torch.cpu, "get_capabilities"):
-        monkeypatch.delattr(torch.cpu, "get_capabilities")
+def test_what_torch_says_of_the_cpu_is_what_the_system_says(name):
     there = name in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     assert (name in precision.cpu_instructions()) == there
     if there:
