@@ -16,7 +16,10 @@ NOTEBOOK = REPOSITORY / "docs" / "first_look.ipynb"
 
 @pytest.mark.slow
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path):
-    """A cell that raises ends it; what a command said is read here, since a command that fails does not."""
+    """A cell that raises ends it; what a command said is read here, since a command that fails does not.
+
+    And the quickstart, of which it trains two epochs, learns.
+    """
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
@@ -25,7 +28,7 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path):
     assert "linear top-1" in said
     assert float(said.rpartition("largest difference: ")[2]) < 1e-5
     (metrics,) = (json.loads(file.read_text()) for file in tmp_path.glob("first_look/*/metrics.json"))
-    assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 5
+    assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 10
 
 
 def test_its_outputs_are_there_and_name_no_machine():

@@ -263,11 +263,19 @@ def test_features_do_not_depend_on_the_batch_they_come_in(store):
     torch.testing.assert_close(extract(encoder, store, "cpu")[5:6], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_mode_comes_back_after_an_error():
+@pytest.mark.parametrize("before", [True, False])
+def test_mode_and_precision_come_back_after_an_error(monkeypatch, before):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
     encoder = resnet18_encoder("standard").train()
-    with pytest.raises(RuntimeError), frozen(encoder):
+
+    def fail() -> None:
+        assert not torch.backends.cudnn.allow_tf32
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), frozen(encoder):
+        fail()
     assert encoder.training
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_cached_features_are_reused_and_never_stale(store, tmp_path):
