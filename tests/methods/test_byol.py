@@ -87,7 +87,7 @@ def test_small_views_predict_and_are_no_targets():
 
 LEARNING = (
     *("experiment=quickstart", "data.size=24", "method=byol", "method.momentum=0.95"),
-    *("callbacks.progress=null", "threads=1"),
+    *("scheduler.warmup_epochs=0", "threads=1", "callbacks.progress=null"),
 )
 
 
