@@ -46,7 +46,7 @@ def k_means(points: Tensor, clusters: int, seed: int) -> Clustering:
         centres = sums / counts.clamp(min=1)[:, None]
         empty = (counts == 0).nonzero().flatten()
         centres[empty] = points[distance.topk(len(empty)).indices]
-    return Clustering(assignment, float(distance.double().sum()))
+    return Clustering(assignment, float(distance.cpu().double().sum()))
 
 
 def _first_centres(points: Tensor, clusters: int, seed: int) -> Tensor:
@@ -55,7 +55,7 @@ def _first_centres(points: Tensor, clusters: int, seed: int) -> Tensor:
     chosen = [int(torch.randint(len(points), (), generator=random))]
     distance = _distances(points, points[chosen]).flatten()
     for _ in range(clusters - 1):
-        weights = distance.double().cpu()
+        weights = distance.cpu().double()  # in this order: MPS has no float64
         if not weights.sum() > 0:  # all points are among the centres
             weights = torch.ones_like(weights)
         chosen.append(int(torch.multinomial(weights, 1, generator=random)))

@@ -91,8 +91,11 @@ def alpha_req(features: Tensor) -> Tensor:
 
 
 def _svdvals(features: Tensor, centred: bool = False) -> Tensor:
-    """Singular values of features that are finite, as multiples of the largest entry, whose square may be infinite."""
-    features = features if features.dtype == torch.float64 else features.float()
+    """Singular values of features that are finite, as multiples of the largest entry, whose square may be infinite.
+
+    On the CPU: MPS has no such function, and a GPU is no faster at it.
+    """
+    features = (features if features.dtype == torch.float64 else features.float()).cpu()
     features = features / features.abs().max().clamp(min=torch.finfo(features.dtype).tiny)
     return torch.linalg.svdvals(features - features.mean(dim=0) if centred else features)
 

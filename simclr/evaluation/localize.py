@@ -47,13 +47,14 @@ class BoxRegressor(NamedTuple):
 def fit(features: Tensor, boxes: Tensor, l2: float) -> BoxRegressor:
     """Minimise mean squared error + l2 · ‖weight‖² over standardised features, exactly; the bias is not penalised.
 
-    features: float [N, F], boxes: float [N, 4]. scikit-learn's Ridge has alpha = l2 · N.
+    features: float [N, F], boxes: float [N, 4]. scikit-learn's Ridge has alpha = l2 · N. Solved on the CPU in float64,
+    which MPS has not.
     """
     mean, scale, bias = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6), boxes.mean(dim=0)
-    standard = ((features - mean) / scale).double()
+    standard = ((features - mean) / scale).cpu().double()
     gram = standard.T @ standard / len(standard) + l2 * torch.eye(features.shape[1]).to(standard)
-    moment = standard.T @ (boxes - bias).double() / len(standard)
-    return BoxRegressor(torch.linalg.solve(gram, moment).to(features.dtype), bias, mean, scale)
+    moment = standard.T @ (boxes - bias).cpu().double() / len(standard)
+    return BoxRegressor(torch.linalg.solve(gram, moment).to(features.dtype).to(features.device), bias, mean, scale)
 
 
 class Localize(Protocol):

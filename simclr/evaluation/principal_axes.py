@@ -26,7 +26,8 @@ class PrincipalAxes(NamedTuple):
     @classmethod
     def of(cls, standard: Tensor) -> PrincipalAxes:
         """The axes of features [N, F] that are standardised already."""
-        variance, rotation = torch.linalg.eigh(standard.T @ standard / len(standard))
+        # On the CPU: MPS has no eigenvectors.
+        variance, rotation = (x.to(standard) for x in torch.linalg.eigh((standard.T @ standard / len(standard)).cpu()))
         return cls(standard @ rotation, variance.clamp(min=0), rotation)
 
     def fit(

@@ -59,6 +59,6 @@ class OnlineRetrieval(PeriodicMeasure):
             return {"val/image_to_text_r1": math.nan, "val/text_to_image_r1": math.nan}
         of_images, of_sentences = ranks(images, captions, pairs)
         best = (of_images == 0, (of_sentences == 0)[pairs.sentence.to(method.device)])
-        found = [100 * right.double().mean().item() for right in best]
+        found = [100 * right.cpu().double().mean().item() for right in best]
         log.info("Epoch %d: recall at 1: image to text %.1f %%, text to image %.1f %%", epoch, *found)
         return {"val/image_to_text_r1": found[0], "val/text_to_image_r1": found[1]}
