@@ -24,6 +24,13 @@ from tests.conftest import TINY_RUN, only_run, weights
 # What each version of the configurations made of three commands: its commit, the command, the run's directory and
 # config.yaml. A line is written once and never changed; the last commit is the latest.
 KEPT = [json.loads(line) for line in (Path(__file__).parent / "kept_runs.jsonl").read_text("utf-8").splitlines()]
+# The quickstart warms up since, which makes it another run; the one before is today's with this.
+KEPT = [
+    kept | {"command": [*kept["command"], "scheduler.warmup_epochs=0"]}
+    if "experiment=quickstart" in kept["command"]
+    else kept
+    for kept in KEPT
+]
 
 
 def composed(*overrides: str) -> tuple[Path, DictConfig]:
