@@ -28,7 +28,7 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path):
     assert "linear top-1" in said
     assert float(said.rpartition("largest difference: ")[2]) < 1e-5
     (metrics,) = (json.loads(file.read_text()) for file in tmp_path.glob("first_look/*/metrics.json"))
-    assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 10
+    assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 5
 
 
 def test_its_outputs_are_there_and_name_no_machine():
