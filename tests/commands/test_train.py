@@ -216,6 +216,13 @@ def test_real_images_train(run, real_subset, tmp_path):
 
 
 @pytest.mark.slow
+def test_quickstart_learns_shape(run, tmp_path):
+    run("train.py", "experiment=quickstart")
+    metrics = json.loads((only_run(tmp_path / "outputs") / "metrics.json").read_text())
+    assert metrics["val/knn_top1"] > metrics["val/knn_top1_untrained"] + 10
+
+
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_told_so(run, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
