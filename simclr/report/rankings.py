@@ -36,11 +36,11 @@ def rank_metrics(sweep: Sweep, design: Design, primary: Outcome) -> pd.DataFrame
         pairs["metric"] *= -1 if metric.smaller_is_better else 1
         rho, p = rank_correlation(pairs["metric"], pairs["primary"])
         within = [] if methods is None else [
-            (rank_correlation(of["metric"], of["primary"])[0], len(of)) for _, of in pairs.groupby(methods)
+            (spearman(of["metric"], of["primary"]), len(of)) for _, of in pairs.groupby(methods)
         ]  # fmt: skip
         pooled = pool(within)
         means = pairs.groupby(cells.map(str)).mean()
-        of_cells, _ = rank_correlation(means["metric"], means["primary"])
+        of_cells = spearman(means["metric"], means["primary"])
         rows.append((
             metric.column, metric.smaller_is_better, rho, *rank_interval(rho, len(pairs)), len(pairs), p, *pooled,
             of_cells, len(means),
@@ -57,13 +57,10 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float | No
     p is exact for up to 7 runs, else from 9,999 seeded permutations; None for fewer than four. Both are None where one
     of the measures is the same in all runs.
     """
-    n = len(x)
-    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None, None
-    first, second = stats.zscore(stats.rankdata([x, y], axis=1), axis=1)
-    rho = float((first * second).mean())
-    if n < 4:
-        return rho, None  # six orders: no rho is rare among them
+    rho = spearman(x, y)
+    if rho is None or len(x) < 4:
+        return rho, None  # three runs have six orders: no rho is rare among them
+    first, second = _standard_ranks(x, y)
     test = stats.permutation_test(
         (first,),
         lambda permuted, axis: (permuted * second).mean(axis=axis),
@@ -73,6 +70,18 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float | No
         rng=np.random.default_rng(0),
     )
     return rho, float(test.pvalue)
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rho; None for fewer than three runs, and where one of the measures is the same in all of them."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    first, second = _standard_ranks(x, y)
+    return float((first * second).mean())
+
+
+def _standard_ranks(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
+    return stats.zscore(stats.rankdata([x, y], axis=1), axis=1)
 
 
 def rank_interval(rho: float | None, n: int) -> tuple[float, float]:
