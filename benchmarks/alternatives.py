@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 
 from benchmarks.measure import composed
-from benchmarks.turns import Player
+from benchmarks.turns import Pace, Player
 from simclr.augment import reference
 from simclr.augment.recipe import Recipe
 from simclr.data.files.decode import cores
@@ -51,14 +51,8 @@ class ReferenceViews(Dataset):
 class LightlyViews(Dataset):
     """Two views of one image, by lightly's transform on PIL images."""
 
-    def __init__(self, store: ImageStore, recipe: Recipe) -> None:
-        from lightly.transforms import SimCLRTransform
-
-        self.store = store
-        low, high = recipe.blur_sigma
-        self.transform = SimCLRTransform(
-            input_size=recipe.size, cj_strength=1.0, gaussian_blur=1.0, sigmas=(low, high), normalize=None
-        )
+    def __init__(self, store: ImageStore, transform: Callable[[Image.Image], Any]) -> None:
+        self.store, self.transform = store, transform
 
     def __len__(self) -> int:
         return len(self.store)
@@ -79,13 +73,18 @@ def reference_parts(store: ImageStore, recipe: Recipe, temperature: float) -> Pa
 def lightly_parts(store: ImageStore, recipe: Recipe, temperature: float) -> Parts:
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
 
     criterion = NTXentLoss(temperature)
 
     def loss_of(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
         return criterion(network(first), network(second))  # view by view, as lightly's examples do
 
-    return LightlyViews(store, recipe), SimCLRProjectionHead(512, 256, 128), loss_of
+    low, high = recipe.blur_sigma
+    transform = SimCLRTransform(
+        input_size=recipe.size, cj_strength=1.0, gaussian_blur=1.0, sigmas=(low, high), normalize=None
+    )
+    return LightlyViews(store, transform), SimCLRProjectionHead(512, 256, 128), loss_of
 
 
 def main() -> None:
@@ -118,7 +117,7 @@ def main() -> None:
 
 
 def train(
-    player: Player,
+    player: Pace,
     network: nn.Module,
     loss_of: LossOf,
     optimizer: torch.optim.Optimizer,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -34,6 +34,16 @@ class Turn:
     seconds: float = 0.0  # of the counted steps together
     stages: dict[str, float] = field(default_factory=dict)  # seconds a step
     memory: dict[str, float] = field(default_factory=dict)  # GB
+
+
+class Pace(Protocol):
+    """What a training loop asks: when it may begin, whether it goes on after a step."""
+
+    def wait(self) -> bool: ...
+
+    def stage(self, name: str) -> None: ...
+
+    def step_done(self) -> bool: ...
 
 
 class Player:

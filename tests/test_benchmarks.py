@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+
+from benchmarks.moments import Moments
 
 SMALL = ("data=shapes", "data.train_count=256", "data.val_count=10", "data.size=32", "batch_size=16", "precision=32")
 
@@ -17,6 +20,57 @@ def test_throughput_times_programs_in_turns(run, tmp_path):
     assert all(milliseconds > 0 for milliseconds in ours["stages_ms"].values())
     assert 0 < ours["share_of_peak"] < 1
     assert ours["memory_gb"]["peak"] > ours["memory_gb"]["of it mapped files"] > 0
+
+
+def test_weights_are_kept_at_their_minutes_and_the_clock_stands_still_meanwhile(tmp_path, monkeypatch):
+    clock = [0.0]
+    save = torch.save
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def slow_save(*arguments):
+        clock[0] += 1000.0
+        save(*arguments)
+
+    monkeypatch.setattr(torch, "save", slow_save)
+    network = torch.nn.Linear(1, 1, bias=False)
+    moments = Moments([3, 1], tmp_path, network)
+    assert moments.wait()
+    for step in range(1, 7):  # half a minute each
+        clock[0] += 30.0
+        torch.nn.init.constant_(network.weight, step)
+        assert moments.step_done() is (step < 6)
+    moments.ended()
+    kept = json.loads((tmp_path / "moments.json").read_text())["moments"]
+    assert [(moment["minutes"], moment["steps"]) for moment in kept] == [(1.0, 2), (3.0, 6)]
+    assert [torch.load(tmp_path / moment["file"])["weight"].item() for moment in kept] == [2.0, 6.0]
+
+
+def test_a_training_that_ends_before_the_last_moment_is_judged_at_its_end(tmp_path):
+    moments = Moments([1e3], tmp_path, torch.nn.Linear(1, 1))
+    assert moments.wait()
+    assert moments.step_done()
+    moments.ended()
+    kept = json.loads((tmp_path / "moments.json").read_text())["moments"]
+    assert len(kept) == 1
+    assert kept[0]["minutes"] < 1
+    assert (tmp_path / kept[0]["file"]).is_file()
+
+
+@pytest.mark.slow
+def test_time_to_accuracy_judges_weights_of_moments_and_does_nothing_twice(run, tmp_path):
+    small = (*SMALL[:4], "batch_size=16", "data.train_count=128", "epochs=2")
+    options = ("--out", tmp_path, "--moments", "0.0001,5", "--only", "study")
+    done = run("benchmarks.time_to_accuracy", *options, *small)
+    assert done.stdout.count("study: 0.") == 2
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    moments = figures["programs"]["study"]["moments"]
+    assert [moment["steps"] for moment in moments] == [1, 16]  # the second is the end of its two epochs
+    assert all(moment["top1_low"] <= moment["top1"] <= moment["top1_high"] for moment in moments)
+    assert (tmp_path / "time_to_accuracy.svg").is_file()
+    weights = sorted(tmp_path.glob("study/*.pt"))
+    written = [path.stat().st_mtime_ns for path in weights]
+    run("benchmarks.time_to_accuracy", *options, *small)
+    assert [path.stat().st_mtime_ns for path in weights] == written
 
 
 @pytest.mark.slow
