@@ -14,61 +14,73 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr.augment.crop import beside, resized_crop
+from simclr.augment.crop import crop, crop_taps
+from simclr.augment.plan import Parcel, Plan, Turn, channel_values, gaussian_lines, jitter_turns, make_plan
 from simclr.augment.recipe import Draws, Recipe
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision and PIL use it
 CPU_PIXELS = 2**18  # that a CPU works on at a time, so that what one operation wrote the next finds in its cache
 
 
-def augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool = False) -> Tensor:
+def plan(draws: Draws, recipe: Recipe, height: int, width: int, device: torch.device) -> list[Plan]:
+    """What `augment` has to know of the draws for images of height × width; one plan for each part that it works on."""
+    pixels = max(recipe.size**2, height * width) if recipe.color_first else recipe.size**2
+    count = len(draws.flip)
+    part = max(1, CPU_PIXELS // pixels) if device.type == "cpu" else count
+    parts = zip(*(field.split(part) for field in draws), strict=True)
+    return [make_plan(Draws(*own), recipe, height, width) for own in parts]
+
+
+def augment(images: Tensor, draws: Draws | list[Plan], recipe: Recipe, fused: bool = False) -> Tensor:
     """One augmented view of every image.
 
-    images: uint8 [B, H, W, 3] on any device. fused: run the colour operations through torch.compile, where it works.
+    images: uint8 [B, H, W, 3] on any device. draws: or what `plan` has made of them, on that device.
+    fused: run the colour operations through torch.compile, where it works.
     Returns float32 [B, 3, size, size] on that device, in [0, 1] or normalised, as the recipe has it.
     """
-    _, height, width, _ = images.shape
-    pixels = max(recipe.size**2, height * width) if recipe.color_first else recipe.size**2
-    part = max(1, CPU_PIXELS // pixels) if images.device.type == "cpu" else len(images)
-    parts = zip(images.split(part), *(field.split(part) for field in draws), strict=True)
-    views = [_augment(some, Draws(*their_draws), recipe, fused) for some, *their_draws in parts]
+    if isinstance(draws, Draws):
+        _, height, width, _ = images.shape
+        plans = Parcel(plan(draws, recipe, height, width, images.device)).to(images.device)
+    else:
+        plans = draws
+    parts = zip(images.split([one.images for one in plans]), plans, strict=True)
+    views = [_augment(some, one, recipe, fused) for some, one in parts]
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
-def _augment(images: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
+def _augment(images: Tensor, plan: Plan, recipe: Recipe, fused: bool) -> Tensor:
     if recipe.color_first:
-        whole = _recolor(images.permute(0, 3, 1, 2).contiguous().float().div_(255), draws, recipe, fused)
-        view = resized_crop(whole.permute(0, 2, 3, 1), draws, recipe.size, recipe.interpolation)
+        whole = _recolor(images.permute(0, 3, 1, 2).contiguous().float().div_(255), plan, recipe, fused)
+        view = crop(whole.permute(0, 2, 3, 1), plan.rows, plan.columns)
     else:
-        view = _recolor(resized_crop(images, draws, recipe.size, recipe.interpolation), draws, recipe, fused)
-    if draws.blur.all():
-        view = gaussian_blur(view, draws.sigma, recipe.blur_kernel)
-    elif draws.blur.any():
-        index = draws.blur.nonzero().squeeze(1)
-        on_device = beside(view, index)
-        blurred = gaussian_blur(view.index_select(0, on_device), draws.sigma[index], recipe.blur_kernel)
-        view.index_copy_(0, on_device, blurred)
-    return normalize(view, recipe.mean, recipe.std)
+        view = _recolor(crop(images, plan.rows, plan.columns), plan, recipe, fused)
+    if len(plan.blurred) == plan.images:
+        view = _blur(view, plan.lines)
+    else:
+        _apply(_blur, view, plan.blurred, plan.lines)
+    return _normalize(view, plan.normal)
 
 
-def _recolor(view: Tensor, draws: Draws, recipe: Recipe, fused: bool) -> Tensor:
-    _apply(partial(solarize, threshold=recipe.solarize_threshold), view, draws.solarize)
-    view = color_jitter(view, draws, fused)
-    _apply(grayscale, view, draws.grayscale)
+def _recolor(view: Tensor, plan: Plan, recipe: Recipe, fused: bool) -> Tensor:
+    _apply(partial(solarize, threshold=recipe.solarize_threshold), view, plan.solarized)
+    view = _jitter(view, plan.turns, fused)
+    _apply(grayscale, view, plan.grayed)
     return view
 
 
-def _apply(operation: Callable[..., Tensor], images: Tensor, chosen: Tensor, *parameters: Tensor) -> None:
-    """Replace, in place, the images marked in `chosen` by operation(images, *parameters) of those alone.
+def _apply(operation: Callable[..., Tensor], images: Tensor, index: Tensor, *parameters: Tensor) -> None:
+    """Replace, in place, the images at `index` by operation(images, *parameters) of those alone."""
+    if len(index):
+        images.index_copy_(0, index, operation(images.index_select(0, index), *parameters))
 
-    chosen (bool) and parameters, each [B], are on the CPU: picking the subset there spares a GPU the wait for its size.
+
+def resized_crop(images: Tensor, draws: Draws, size: int, interpolation: str = "bilinear") -> Tensor:
+    """Crop, resize (anti-aliased) to size × size, and flip: [B, H, W, 3] to float32 [B, 3, size, size] in [0, 1].
+
+    images: uint8, or float32 in [0, 1]. interpolation: bilinear or bicubic.
     """
-    index = chosen.nonzero().squeeze(1)
-    if len(index) == 0:
-        return
-    on_device = beside(images, index)
-    own = (beside(images, parameter[index]) for parameter in parameters)
-    images.index_copy_(0, on_device, operation(images.index_select(0, on_device), *own))
+    _, height, width, _ = images.shape
+    return crop(images, *Parcel(crop_taps(draws, height, width, size, interpolation)).to(images.device))
 
 
 def _broadcast(parameter: Tensor) -> Tensor:
@@ -77,10 +89,11 @@ def _broadcast(parameter: Tensor) -> Tensor:
 
 def normalize(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
     """Subtract each channel's mean, and divide by its standard deviation, in place; None for both: change nothing."""
-    if mean is None or std is None:
-        return images
-    centre, scale = (beside(images, torch.tensor(values).view(1, -1, 1, 1)) for values in (mean, std))
-    return images.sub_(centre).div_(scale)
+    return _normalize(images, Parcel(channel_values(mean, std)).to(images.device))
+
+
+def _normalize(images: Tensor, values: tuple[Tensor, ...]) -> Tensor:
+    return images.sub_(values[0]).div_(values[1]) if values else images
 
 
 def solarize(images: Tensor, threshold: int) -> Tensor:
@@ -90,23 +103,16 @@ def solarize(images: Tensor, threshold: int) -> Tensor:
 
 
 def color_jitter(images: Tensor, draws: Draws, fused: bool = False) -> Tensor:
-    """The four adjustments, in each image's own order, for the images that draws.jitter marks.
+    """The four adjustments, in each image's own order, for the images that draws.jitter marks."""
+    return _jitter(images, Parcel(jitter_turns(draws)).to(images.device), fused)
 
-    Three of them are blends, so whichever of the three is an image's turn, one blend serves all images at once;
-    a factor of 1 leaves the others as they are.
-    """
+
+def _jitter(images: Tensor, turns: Sequence[Turn], fused: bool) -> Tensor:
     blend, turn_hue = (_fused(_blend), _fused(adjust_hue)) if fused else (_blend, adjust_hue)
-    jittered = images
-    for turn in draws.jitter_order.unbind(1):
-        brightness, contrast, saturation, hue = (draws.jitter & (turn == which) for which in range(4))
-        factor = torch.ones(len(turn))
-        blends = ((brightness, draws.brightness), (contrast, draws.contrast), (saturation, draws.saturation))
-        for chosen, drawn in blends:
-            factor = torch.where(chosen, drawn, factor)
-        per_image = (beside(images, one) for one in (factor, contrast.float(), saturation.float()))
-        jittered = blend(jittered, *per_image)
-        _apply(turn_hue, jittered, hue, draws.hue)
-    return jittered
+    for turn in turns:
+        images = blend(images, turn.factor, turn.to_mean, turn.to_gray)
+        _apply(turn_hue, images, turn.hued, turn.shift)
+    return images
 
 
 @cache
@@ -171,11 +177,14 @@ def grayscale(images: Tensor) -> Tensor:
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     """Blur with a kernel × kernel Gaussian of sigma pixels, edges reflected; sigma, [B], is on the CPU."""
+    return _blur(images, gaussian_lines(sigma, kernel).to(images.device))
+
+
+def _blur(images: Tensor, lines: Tensor) -> Tensor:
+    """Blur each image with the square of its own line, [B, kernel], edges reflected."""
     batch, channels, height, width = images.shape
-    half = kernel // 2
-    line = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma[:, None]) ** 2)
-    line = beside(images, line / line.sum(dim=1, keepdim=True))
-    square = line[:, :, None] * line[:, None, :]
+    half = lines.shape[1] // 2
+    square = lines[:, :, None] * lines[:, None, :]
     # Every channel of every image is a channel, with a kernel of its own, of one image.
     padded = F.pad(images, (half, half, half, half), mode="reflect").flatten(0, 1)[None]
     blurred = F.conv2d(padded, square.repeat_interleave(channels, dim=0)[:, None], groups=batch * channels)

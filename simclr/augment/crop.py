@@ -1,7 +1,8 @@
 """Crop, resize and flip a batch, each image by its own draws: the first pass of the batched engine over the pixels."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,28 +25,40 @@ def keys(distance: Tensor) -> Tensor:
 FILTERS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {"bilinear": (triangle, 1), "bicubic": (keys, 2)}
 
 
-def resized_crop(images: Tensor, draws: Draws, size: int, interpolation: str = "bilinear") -> Tensor:
-    """Crop, resize (anti-aliased) to size × size, and flip: [B, H, W, 3] to float32 [B, 3, size, size] in [0, 1].
+class Taps(NamedTuple):
+    """Which pixels of the image make each pixel along one side of the view, T of them, for B images."""
 
-    images: uint8, or float32 in [0, 1]. interpolation: bilinear or bicubic.
+    source: Tensor  # int64 [T, B, size]
+    weight: Tensor  # float32 [T, B, size]
+
+
+def crop_taps(draws: Draws, height: int, width: int, size: int, interpolation: str) -> tuple[Taps, Taps]:
+    """How rows, then columns, of images of height × width become those of the views."""
+    rows = _taps(draws.top, draws.height, height, size, interpolation)
+    return rows, _taps(draws.left, draws.width, width, size, interpolation, mirrored=draws.flip)
+
+
+def crop(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """The views of images [B, H, W, 3], float32 [B, 3, size, size] in [0, 1], by taps on their device.
+
     Resizing is linear in rows and in columns: each row of the view is the weighted sum of a few rows of the image
     (two, bicubic four, unless the crop shrinks), then each column of a few columns; the flip only reverses the order
     of these.
     """
     batch, height, width, channels = images.shape
+    size = rows.source.shape[-1]
     planes = images.permute(0, 3, 1, 2).reshape(-1, width)  # a line for each row of each channel
     first_line = torch.arange(0, len(planes), height, device=images.device).view(batch, channels, 1)
     view: Tensor | None = None
-    for source, weight in _taps(draws.top, draws.height, height, size, interpolation):
-        lines = (first_line + beside(images, source)[:, None]).flatten()
+    for source, weight in zip(*rows, strict=True):
+        lines = (first_line + source[:, None]).flatten()
         row = planes.index_select(0, lines).view(batch, channels, size, width).float()
-        view = _add_weighted(view, row, beside(images, weight)[:, None, :, None])
+        view = _add_weighted(view, row, weight[:, None, :, None])
     assert view is not None
-    rows, view = view, None
-    for source, weight in _taps(draws.left, draws.width, width, size, interpolation, mirrored=draws.flip):
-        columns = beside(images, source)[:, None, None].expand(batch, channels, size, size)
-        column = rows.gather(3, columns)
-        view = _add_weighted(view, column, beside(images, weight)[:, None, None])
+    shorter, view = view, None
+    for source, weight in zip(*columns, strict=True):
+        column = shorter.gather(3, source[:, None, None].expand(batch, channels, size, size))
+        view = _add_weighted(view, column, weight[:, None, None])
     assert view is not None
     return (view.div_(255) if images.dtype == torch.uint8 else view).clamp_(0, 1)
 
@@ -56,8 +69,8 @@ def _add_weighted(total: Tensor | None, term: Tensor, weight: Tensor) -> Tensor:
 
 def _taps(
     start: Tensor, length: Tensor, source: int, target: int, interpolation: str, mirrored: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which source pixels make each target pixel of the crop [start, +length): per tap, index and weight [B, target].
+) -> Taps:
+    """Which source pixels make each target pixel of the crop [start, +length).
 
     The anti-aliased filters of PIL and torchvision, which reach the further the more a crop shrinks; when enlarging,
     plain interpolation of two taps, or four.
@@ -72,17 +85,12 @@ def _taps(
     start, length = start[:, None], length[:, None]
     centre = start + (target_pixel + 0.5) * scale
     first = (centre - support - 0.5).floor().long() + 1
-    taps = []
+    pixels, weights = [], []
     for tap in range(math.ceil(2 * float(support.max()))):
         pixel = first + tap
         weight = weigh((pixel + 0.5 - centre).abs() / stretch)
         weight *= (pixel >= start) & (pixel < start + length)
-        taps.append((pixel.clamp_(0, source - 1), weight))
-    total = torch.stack([weight for _, weight in taps]).sum(dim=0)
-    return ((pixel, weight / total) for pixel, weight in taps)
-
-
-def beside(images: Tensor, drawn: Tensor) -> Tensor:
-    """`drawn`, which is on the CPU, on the device of `images`, without waiting for it."""
-    # On Apple's GPUs, a copy that is not waited for may read what has been freed meanwhile.
-    return drawn.to(images.device, non_blocking=images.device.type == "cuda")
+        pixels.append(pixel.clamp_(0, source - 1))
+        weights.append(weight)
+    weight = torch.stack(weights)
+    return Taps(torch.stack(pixels), weight / weight.sum(dim=0))

@@ -84,6 +84,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
         reads=method.reads,
         wants={column for callback in own for column in getattr(callback, "wants", ())},
         augment=partial(batched.augment, fused=config.compile),
+        plan=batched.plan,
     )
     data.setup()
     pl.seed_everything(config.seed, verbose=False)

@@ -1,10 +1,10 @@
-"""Batches of views: gathered by step number from the store, augmented on the device."""
+"""Batches of views: images of a step from the store, augmented on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import groupby
 from typing import Protocol
 
 import pytorch_lightning as pl
@@ -14,6 +14,7 @@ from torch import Tensor
 from simclr.augment import batched
 from simclr.augment.augmentation import Augmentation
 from simclr.augment.plain import Plain
+from simclr.augment.plan import Parcel
 from simclr.augment.recipe import Draws, Recipe
 from simclr.checks import is_whole
 from simclr.data.batch import Batch, Views
@@ -21,8 +22,7 @@ from simclr.data.store import ImageStore, Splits
 from simclr.errors import InputError
 from simclr.system import distributed
 from simclr.system.randomness import generator
-
-ALL = slice(None)
+from simclr.training.step_loader import StepLoader
 
 
 class Source(Protocol):
@@ -30,78 +30,6 @@ class Source(Protocol):
 
     def load(self) -> Splits:
         """Open the images, making what is missing. Safe to call from several processes at once."""
-
-
-class StepLoader:
-    """The batches of a run as a function of the step: step s of pass p holds part s of the shuffle (seed, p).
-
-    It yields one epoch an iteration, from `step` on; a resumed run that starts it at its own step goes on with the very
-    next batch. The last, partial batch of a pass is dropped. While one batch is in use, the next is read by a thread
-    of its own; `pinned` puts it where a GPU can fetch it without waiting.
-
-    part: which of the batch's images to yield; of several processes each has its own part of one and the same batch.
-    reads: the columns of the store that go with the images. steps_per_epoch: None for those of one pass over the store.
-    """
-
-    def __init__(
-        self,
-        store: ImageStore,
-        batch_size: int,
-        seed: int,
-        step: int = 0,
-        part: slice = ALL,
-        pinned: bool = False,
-        reads: Iterable[str] = (),
-        steps_per_epoch: int | None = None,
-    ) -> None:
-        self.store, self.batch_size, self.seed, self.step = store, batch_size, seed, step
-        self.part, self.pinned, self.reads = part, pinned, sorted(reads)
-        self.steps_per_pass = len(store) // batch_size
-        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
-    def __iter__(self) -> Iterator[Batch]:
-        @lru_cache(maxsize=1)
-        def shuffle(number: int) -> Tensor:
-            return torch.randperm(len(self.store), generator=generator("order", self.seed, number))
-
-        def read(step: int) -> Batch:
-            order = shuffle(step // self.steps_per_pass)
-            start = step % self.steps_per_pass * self.batch_size
-            rows = order[start : start + self.batch_size][self.part]
-            images = self.store.gather(rows.numpy())
-            columns = {name: self._known(name, order, start, step) for name in self.reads}
-            if self.pinned:
-                images, columns = images.pin_memory(), {name: column.pin_memory() for name, column in columns.items()}
-            return Batch(images, rows, step, columns)
-
-        end = (self.step // len(self) + 1) * len(self)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
-            ahead = reader.submit(read, self.step)
-            while self.step < end:
-                batch = ahead.result()
-                self.step += 1
-                if self.step < end:
-                    ahead = reader.submit(read, self.step)
-                yield batch
-
-    def _known(self, name: str, order: Tensor, start: int, step: int) -> Tensor:
-        """What is known of the images of this process; of several names one each, drawn for the batch as a whole."""
-        column, rows = self.store.columns[name], order[start : start + self.batch_size][self.part].numpy()
-        if not column.several:
-            return column.gather(rows)
-        random = generator(name, self.seed, step)
-        return column.draw(rows, torch.rand(self.batch_size, dtype=torch.float64, generator=random)[self.part])
-
-    # Lightning takes a loader with these two for one that can go on in mid-epoch. There is nothing to keep: the step
-    # comes from the trainer, in train_dataloader.
-    def state_dict(self) -> dict[str, int]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        pass
 
 
 class PretrainingData(pl.LightningDataModule):
@@ -113,7 +41,8 @@ class PretrainingData(pl.LightningDataModule):
     images_per_epoch: how many images make an epoch, which may be several passes over a set or a part of one; None for
     one pass.
     reads: the columns that the method reads. wants: others that are read where the images have them.
-    augment: the engine, batched.augment or reference.augment.
+    augment: the engine, batched.augment or reference.augment. plan: batched.plan, which works out ahead, while another
+    step is under way, what it takes in place of the draws; None leaves that to the engine.
     """
 
     def __init__(
@@ -127,6 +56,7 @@ class PretrainingData(pl.LightningDataModule):
         reads: Iterable[str] = (),
         wants: Iterable[str] = (),
         augment: Callable[[Tensor, Draws, Recipe], Tensor] = batched.augment,
+        plan: Callable[[Draws, Recipe, int, int, torch.device], list] | None = None,
     ) -> None:
         super().__init__()
         if not is_whole(batch_size) or batch_size < 2:
@@ -141,7 +71,7 @@ class PretrainingData(pl.LightningDataModule):
                 f"images_per_epoch={images_per_epoch} is not usable; it is a whole number, a batch's {batch_size} or "
                 "more, or null"
             )
-        self.source, self.augmentation, self.augment = source, augmentation, augment
+        self.source, self.augmentation, self.augment, self.plan = source, augmentation, augment, plan
         self.images_per_epoch = images_per_epoch
         self.batch_size, self.seed, self.limit_images = batch_size, seed, limit_images
         self.reads, self.wants = list(reads), set(wants)
@@ -199,25 +129,57 @@ class PretrainingData(pl.LightningDataModule):
         steps = self.steps_per_epoch
         if self.trainer is None:
             return StepLoader(self.pretrain, self.batch_size, self.seed, reads=self.reads, steps_per_epoch=steps)
-        on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        part, step = distributed.shard(self.batch_size), self.trainer.global_step
-        return StepLoader(self.pretrain, self.batch_size, self.seed, step, part, on_gpu, self.reads, steps)
+        device = self.trainer.strategy.root_device
+        part, step, on_gpu = distributed.shard(self.batch_size), self.trainer.global_step, device.type == "cuda"
+        plans = partial(self._plans, device=device)
+        return StepLoader(self.pretrain, self.batch_size, self.seed, step, part, on_gpu, self.reads, steps, plans)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Views:
         """Augment on the device. The draws are a function of (seed, step, view, place in the batch) and nothing else;
         the views' size is one of the share of the run that lies before the step.
+        """
+        images, (_, height, width, _) = batch.images, batch.images.shape
+        together = self._together(batch.step, images.device)
+        draws = batch.plans or [self._draws(batch.step, views, height, width) for _, views in together]
+        made: list[Tensor] = []
+        for (recipe, views), drawn in zip(together, draws, strict=True):
+            several = images if len(views) == 1 else images.repeat(len(views), 1, 1, 1)
+            made += self.augment(several, drawn, recipe).split(len(images))
+        return Views(made, batch.columns)
+
+    def _together(self, step: int, device: torch.device) -> list[tuple[Recipe, list[int]]]:
+        """Which views the engine makes at once, and by which recipe: on a GPU neighbours of one recipe.
+
+        There a call costs the more, the more operations it starts; a CPU works on parts of a batch anyway.
+        """
+        numbered = enumerate(self.augmentation.at(self._progress(step)))
+        if device.type == "cpu":
+            return [(recipe, [view]) for view, recipe in numbered]
+        return [(recipe, [view for view, _ in own]) for recipe, own in groupby(numbered, key=lambda pair: pair[1])]
+
+    def _draws(self, step: int, views: Iterable[int], height: int, width: int) -> Draws:
+        """The draws of some of a step's views, one behind the other, for images of height × width.
 
         Every process draws for the whole batch and keeps what its rank has of it, so that an image gets the same views
         whatever the number of processes.
         """
-        _, height, width, _ = batch.images.shape
-        part = distributed.shard(self.batch_size)
-        views = []
-        for view, recipe in enumerate(self.augmentation.at(self._progress(batch.step))):
-            draws = recipe.draw(self.batch_size, height, width, generator("augment", self.seed, batch.step, view))
-            own = Draws(*(field[part] for field in draws))
-            views.append(self.augment(batch.images, own, recipe))
-        return Views(views, batch.columns)
+        part, recipes = distributed.shard(self.batch_size), self.augmentation.at(self._progress(step))
+        drawn = [
+            recipes[view].draw(self.batch_size, height, width, generator("augment", self.seed, step, view))
+            for view in views
+        ]
+        return Draws(*(torch.cat([field[part] for field in fields]) for fields in zip(*drawn, strict=True)))
+
+    def _plans(self, step: int, device: torch.device) -> Parcel | None:
+        """What can be worked out of a step's views before its images are on the device; None without a `plan`."""
+        if self.plan is None:
+            return None
+        _, height, width, _ = self.pretrain.pixels.shape
+        plans = [
+            self.plan(self._draws(step, views, height, width), recipe, height, width, device)
+            for recipe, views in self._together(step, device)
+        ]
+        return Parcel(plans, pinned=device.type == "cuda")
 
     def _progress(self, step: int) -> float:
         """The share of the run that lies before a step; 0 outside a run."""

@@ -14,7 +14,7 @@ from simclr.data.shapes import Shapes
 from simclr.methods.clip import CLIP, image_text
 from simclr.runs.assemble import assemble
 from simclr.runs.compose import compose_config
-from simclr.training.datamodule import StepLoader
+from simclr.training.step_loader import StepLoader
 
 SMALL = ("data=shapes", "data.size=32", "data.captions=true", "tokenizer.vocabulary=600", "head.out_features=16")
 TEXT = ("method.text.width=32", "method.text.depth=2", "method.text.context=12")

@@ -18,7 +18,8 @@ from simclr.data.folder import ImageFolder
 from simclr.data.shapes import SHAPES, Shapes
 from simclr.data.store import Splits
 from simclr.errors import InputError
-from simclr.training.datamodule import PretrainingData, StepLoader
+from simclr.training.datamodule import PretrainingData
+from simclr.training.step_loader import StepLoader
 from tests.augment.test_engines import RECIPE
 from tests.conftest import two_views
 
