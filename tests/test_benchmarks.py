@@ -2,6 +2,7 @@
 
 import json
 
+import psutil
 import pytest
 import torch
 
@@ -108,3 +109,38 @@ def test_killed_runs_end_as_if_never_killed(run, tmp_path):
     done = run("benchmarks.kill_test", "--kills", 2, "--seed", 3, "--json", tmp_path / "figures.json")
     assert "2 of 2 ended as if never killed." in done.stdout
     assert len(json.loads((tmp_path / "figures.json").read_text())["kills"]) == 2
+
+
+@pytest.mark.slow
+def test_a_check_of_the_gpu_that_fails_keeps_no_other_from_running(run, tmp_path):
+    impossible = (*SMALL[:4], "batch_size=300")  # of 256 images: train.py refuses it, and no other check minds
+    options = ("--out", tmp_path, "--only", "training,tests,agreement")
+    done = run("benchmarks.gpu_check", *options, *impossible, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: training failed"
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert found["training"]["failed"] == "it ended with status 1"
+    if not torch.cuda.is_available():
+        assert found["tests"]["left_out"] == "it needs a GPU"
+    agreement = found["agreement"]
+    assert agreement["views_largest_difference"] < 1e-3
+    assert agreement["info_nce_relative_error"]["float32"] < 1e-6
+    assert agreement["step_against_float64_on_the_cpu"]["float32"]["cosine"] > 0.99
+
+
+@pytest.mark.slow
+def test_checks_of_the_gpu_end_with_their_time_and_what_they_started(run, tmp_path):
+    options = ("--out", tmp_path, "--only", "training,agreement", "--minutes", 0.3)
+    done = run("benchmarks.gpu_check", *options, *SMALL[:4], "batch_size=16", "epochs=5000", check=False)
+    assert done.returncode == 1
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert found["training"]["failed"] == "it was not over after 18 s, when the time was"
+    assert found["agreement"]["failed"] == "there was no time left"
+    assert not [process.pid for process in psutil.process_iter() if "epochs=5000" in command_line(process)]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return []
