@@ -17,6 +17,7 @@ from simclr.augment.plain import Plain
 from simclr.data.store import ImageStore
 from simclr.system import distributed
 from simclr.system.files import replacing
+from simclr.system.transfer import sent
 
 BATCH = 256
 AS_STORED = Plain()
@@ -67,7 +68,7 @@ def extract(
     with frozen(encoder):
         for start in range(own.start, own.stop, BATCH):
             rows = slice(start, min(start + BATCH, own.stop))
-            images = store.gather(rows).to(device)
+            images = sent(store.gather(rows), device)
             features.append(encoder(prepare(images, rows)))
             if progress is not None:
                 progress(len(images))

@@ -28,7 +28,9 @@ from simclr.evaluation.protocol import (
     accuracy_line,
     check_classes,
 )
+from simclr.system.precision import gpu_has_bf16_arithmetic
 from simclr.system.randomness import generator
+from simclr.system.transfer import sent
 
 MOMENTUM = 0.9
 ENOUGH = 100  # images to try the learning rates on; more parts than that takes would cost whole trainings
@@ -155,21 +157,23 @@ class Finetune(Protocol):
         nn.init.zeros_(classifier.weight)
         nn.init.zeros_(classifier.bias)
         network = nn.Sequential(encoder, classifier).train()
-        labels = torch.from_numpy(store.labels).to(subject.device)
+        labels = torch.from_numpy(store.labels)
         batch = min(self.batch_size, len(store))
         steps = self.epochs * (len(store) // batch)
         optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        low = torch.autocast(subject.device.type, torch.bfloat16, enabled=subject.device.type == "cuda")
+        low = torch.autocast(subject.device.type, torch.bfloat16, enabled=gpu_has_bf16_arithmetic(subject.device))
         for step in track(range(steps), title):
             epoch, place = divmod(step, len(store) // batch)
-            order = torch.randperm(len(store), generator=generator("finetune order", epoch))
-            rows = order[place * batch : (place + 1) * batch]
-            images = store.gather(rows.numpy()).to(subject.device)
-            draws = recipe.draw(len(rows), store.size, store.size, generator("finetune views", step))
+            if place == 0:
+                order = torch.randperm(len(store), generator=generator("finetune order", epoch))
+                targets = sent(labels[order], subject.device)
+            own = slice(place * batch, (place + 1) * batch)
+            images = sent(store.gather(order[own].numpy()), subject.device)
+            draws = recipe.draw(batch, store.size, store.size, generator("finetune views", step))
             views = batched.augment(images, draws, recipe).contiguous(memory_format=torch.channels_last)
             with low:
-                loss = F.cross_entropy(network(views), labels[rows.to(subject.device)])
+                loss = F.cross_entropy(network(views), targets[own])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

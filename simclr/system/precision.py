@@ -48,6 +48,11 @@ def cpu_has_bf16_arithmetic() -> bool:
     return "avx512_bf16" in cpu_instructions()
 
 
+def gpu_has_bf16_arithmetic(device: torch.device) -> bool:
+    """True for a CUDA device with instructions for bfloat16 (Ampere and later); earlier ones only emulate it."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def check_precision(requested: str) -> None:
     """Raise InputError unless this is the name of a precision."""
     if requested not in ("auto", *LIGHTNING_PRECISION):

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from simclr.errors import InputError
 from simclr.methods.base import Method
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 class NotFinite(Callback):
     """policy: "stop" raises FloatingPointError before weights are touched.
 
-    "skip" leaves weights, optimiser and batch norm's statistics as they were, counts the step in train/skipped_steps,
-    and raises after SKIPS_IN_A_ROW of them, since then it is not the batch that is wrong.
+    "skip" leaves weights, optimiser, batch norm's statistics and FP16's scale as they were, counts the step in
+    train/skipped_steps, and raises after SKIPS_IN_A_ROW of them, since then it is not the batch that is wrong.
     """
 
     def __init__(self, policy: str) -> None:
@@ -35,6 +36,11 @@ class NotFinite(Callback):
         self.skipped = self.in_a_row = 0
         self.skipping = False
         self.put_buffers_back: Callable[[], None] = lambda: None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _has_scaler(trainer):
+            for optimizer in trainer.optimizers:
+                optimizer.register_step_pre_hook(self._leave_out)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self.policy == "skip":
@@ -59,11 +65,18 @@ class NotFinite(Callback):
             return
         # Backward has run, as it must in several processes, which share their gradients in it.
         for parameter in pl_module.parameters():
-            if trainer.precision == "16-mixed" and parameter.grad is not None:
-                parameter.grad.fill_(torch.nan)  # what the loss scaler sees, to leave the step out
+            if _has_scaler(trainer) and parameter.grad is not None:
+                # It looks at the gradients first: NaN would be an overflow to it, none at all an error.
+                parameter.grad.zero_()
             else:
                 parameter.grad = None  # without gradients an optimiser changes nothing
         self.put_buffers_back()
+
+    def _leave_out(self, optimizer: Optimizer, *_: Any) -> None:
+        if self.skipping:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _count(self, loss: float, trainer: pl.Trainer) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
@@ -81,3 +94,8 @@ class NotFinite(Callback):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         # The first versions skipped no step.
         self.skipped, self.in_a_row = checkpoint.get("skipped_steps", (0, 0))
+
+
+def _has_scaler(trainer: pl.Trainer) -> bool:
+    """Whether FP16's gradient scaler comes between backward and the optimiser."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -3,7 +3,8 @@
 import copy
 import resource
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,6 +26,7 @@ from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import ProjectionHead
 from simclr.optim.schedules import cosine
 from simclr.training.datamodule import PretrainingData
+from simclr.training.health import Health
 from simclr.training.not_finite import NotFinite
 from tests.augment.test_engines import RECIPE
 from tests.conftest import TINY_RUN, Run, command, environment, only_run, scalars, two_views
@@ -93,16 +96,19 @@ class Poisoned(SimCLR):
         return super().compute(Views([images * poison for images in views.images], {}))
 
 
-def fit(method: SimCLR, policy: str = "stop", epochs: int = 2) -> pl.Trainer:
+def fit(
+    method: SimCLR, policy: str = "stop", epochs: int = 2, callbacks: Sequence[pl.Callback] = (), **options: Any
+) -> pl.Trainer:
     """Four steps an epoch."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
-        callbacks=[NotFinite(policy)],
+        callbacks=[NotFinite(policy), *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
     trainer.fit(
         method, PretrainingData(Shapes(32, 10, 32, seed=0), two_views(replace(RECIPE, size=32)), batch_size=8, seed=0)
@@ -119,6 +125,29 @@ def test_a_skipped_step_changes_nothing_but_is_counted():
         assert all(same) != changes
     assert trainer.callback_metrics["train/skipped_steps"] == 2
     assert all(tensor.isfinite().all() for tensor in method.state_dict().values())
+
+
+class Scaled(MixedPrecision):
+    """FP16's scaler, and float32's numbers: a CPU takes minutes for a convolution in half precision."""
+
+    def forward_context(self) -> Any:
+        return nullcontext()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_skipped_step_is_no_overflow_of_half_precision(fused):
+    """The scaler that FP16 trains with keeps its scale, and no step is counted that it would have left out."""
+    method = Poisoned({2, 5}, **arguments(optimizer=partial(torch.optim.Adam, fused=fused)))
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    health = Health()
+    trainer = fit(method, "skip", callbacks=[health], plugins=[Scaled("16-mixed", "cpu", scaler)])
+    assert len(method.seen) == 8
+    for before, changes in ((2, False), (3, True), (5, False), (6, True)):
+        now, then = method.seen[before], method.seen[before + 1]
+        assert all(torch.equal(now[name], then[name]) for name in now) != changes
+    assert trainer.callback_metrics["train/skipped_steps"] == 2
+    assert scaler.get_scale() == 256.0
+    assert health.state_dict() == {"overflow_steps": 0}
 
 
 def test_what_a_skipped_step_computed_is_not_logged():
