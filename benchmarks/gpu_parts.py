@@ -34,7 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = ["data=shapes", "data.train_count=25600", "data.val_count=2000", "epochs=12"]
 COMPARED = 64  # images of the step that is computed on both devices
 PROBED = 100_000  # images, at most, that probes are fitted on
-VARIANTS = (["batch_size=1024"], ["backbone.stem=small"], ["precision=bf16"], ["compile=true"])
+VARIANTS = (
+    ["trainer.benchmark=true"],
+    *(["batch_size=1024"], ["backbone.stem=small"], ["precision=bf16"], ["compile=true"]),
+)
 WATCHED = {"first": 20, "steps": 20}
 
 Figures = dict[str, Any]

@@ -89,12 +89,14 @@ def placement(devices: Any, plugins: Sequence[Any] = ()) -> dict[str, Any]:
     plugins: further ones for the Trainer.
     """
     from lightning_fabric.plugins.environments import LightningEnvironment
+    from pytorch_lightning.strategies import DDPStrategy
 
     here, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if started_by_torchrun() and everywhere > 1:
         listed = isinstance(devices, Sequence) and not isinstance(devices, str)
         several = {"devices": devices if listed else here, "num_nodes": everywhere // here}
-        return several | {"strategy": "ddp", "plugins": [*plugins]}
+        # Batch norm's statistics are equal in all processes as it is: see models/batch_norm.py.
+        return several | {"strategy": DDPStrategy(broadcast_buffers=False), "plugins": [*plugins]}
     # Inside SLURM, Lightning would otherwise answer its signals with checkpoints of its own.
     alone = {"strategy": "auto", "plugins": [*plugins, LightningEnvironment()]}
     return alone | ({"devices": 1} if devices in ("auto", -1, "-1") else {})

@@ -58,6 +58,7 @@ KINDS: dict[str, str] = {
     # Several processes train as one. trainer.max_epochs stands for epochs.
     **dict.fromkeys(("trainer._target_", "trainer.accelerator", "trainer.strategy", "trainer.devices"), RUNS),
     **dict.fromkeys(("trainer.max_epochs", "trainer.log_every_n_steps", "trainer.enable_model_summary"), RUNS),
+    "trainer.benchmark": RUNS,
 }
 
 # Kept absolute, so that they name the same place from every working directory.

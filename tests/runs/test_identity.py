@@ -192,7 +192,7 @@ def test_a_run_begun_by_the_first_version_ends_under_this_one(finished, run, tmp
     new = only_run(finished / "outputs")
     config = OmegaConf.load(new / "config.yaml")
     later = ("backbone.small_maps", "optimizer.fused", "method.micro_batch", "trainer.strategy", "callbacks.label_free")
-    later += ("backbone.pretrained_path", "backbone.pretrained_digest", "callbacks.tensorboard")
+    later += ("backbone.pretrained_path", "backbone.pretrained_digest", "callbacks.tensorboard", "trainer.benchmark")
     config.logger = KEPT[0]["config"]["logger"]
     runs = ("evaluate", "optimized_metric", "requeue_exit_code", "keep_every_n_epochs", "compile", "threads")
     for key in (*runs, *later, *(key for key, *_ in LATER)):
