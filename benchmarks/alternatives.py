@@ -103,17 +103,25 @@ def main() -> None:
     backbone.fc = nn.Identity()
     network = nn.Sequential(backbone, nn.Flatten(), head).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr)
-    loader = DataLoader(
+    whole_batches = options.name == "reference"
+    loader = loader_of(views, config.batch_size, device, (lambda two: two) if whole_batches else None)
+    train(Player(options.pipe, device), network, loss_of, optimizer, loader, device, options.precision)
+
+
+def loader_of(
+    views: Dataset, batch_size: int, device: torch.device, collate: Callable[[Any], Any] | None = None
+) -> DataLoader:
+    """Shuffled batches, made by a worker for each core."""
+    return DataLoader(
         views,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=cores(),
         persistent_workers=True,
         pin_memory=device.type == "cuda",
-        collate_fn=(lambda two: two) if options.name == "reference" else None,
+        collate_fn=collate,
     )
-    train(Player(options.pipe, device), network, loss_of, optimizer, loader, device, options.precision)
 
 
 def train(

@@ -17,13 +17,11 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 
-from benchmarks.alternatives import LightlyViews, train
+from benchmarks.alternatives import LightlyViews, loader_of, train
 from benchmarks.measure import composed
 from benchmarks.moments import Moments
-from simclr.data.files.decode import cores
 from simclr.runs.compose import build
 
 
@@ -42,15 +40,7 @@ def main() -> None:
     network = nn.Sequential(backbone, nn.Flatten(), SimCLRProjectionHead(512, 512, 128)).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.06)
     criterion = NTXentLoss()
-    loader = DataLoader(
-        views,
-        batch_size=config.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=cores(),
-        persistent_workers=True,
-        pin_memory=device.type == "cuda",
-    )
+    loader = loader_of(views, config.batch_size, device)
 
     def loss_of(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
         return criterion(network(first), network(second))
