@@ -40,6 +40,7 @@ PROGRAMS = {
     "study": "this project, experiment=study",
     LIGHTLY: "lightly's SimCLR example",
 }
+NUMBERS = ("top1", "top1_low", "top1_high", "knn_top1", "held_out_top1")
 # What lightly's transform normalises by; this project's recipes that are run here leave values in [0, 1].
 NORMALISED = ["augmentation.mean=[0.485,0.456,0.406]", "augmentation.std=[0.229,0.224,0.225]"]
 
@@ -99,15 +100,24 @@ def judged(name: str, folder: Path, moment: dict[str, Any], overrides: list[str]
     """What the linear protocol says of the weights of one moment."""
     weights = folder / moment["file"]
     results = folder / weights.stem
-    if not list(results.glob("linear_eval*.json")):
+    if (known := known_of(folder, moment)) is None:
         data = [override for override in overrides if override.partition("=")[0].split(".")[0] == "data"]
         if not any(override.startswith("data=") for override in data):
             data = ["data=tiny_imagenet", *data]
         shown = NORMALISED if name == LIGHTLY else []
         command = [f"ckpt={weights}", "backbone=resnet18", f"output={results}", *data, *shown]
         call(["linear_eval.py", *command], folder / "evaluate.log")
-    found: dict[str, Any] = json.loads(next(results.glob("linear_eval*.json")).read_text(encoding="utf-8"))
-    return found
+        known = known_of(folder, moment)
+        assert known is not None
+    return known
+
+
+def known_of(folder: Path, moment: dict[str, Any]) -> dict[str, Any] | None:
+    """What has been found of the weights of one moment; None where they have not been judged."""
+    for file in (folder / moment["file"]).with_suffix("").glob("linear_eval*.json"):
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    return None
 
 
 def call(command: list[str], log: Path) -> None:
@@ -125,17 +135,19 @@ def said(accuracy: dict[str, Any]) -> str:
 
 
 def report(out: Path) -> None:
-    """Write the figures of everything in `out`, draw them, and say when each has what lightly has at its end."""
+    """Write and draw what has been judged in `out`, and say when each program has what lightly has at its end."""
     found: dict[str, Any] = {}
     for name in PROGRAMS:
         if (out / name / "moments.json").exists():
             figures = json.loads((out / name / "program.json").read_text(encoding="utf-8"))
             figures["moments"] = []
             for moment in kept(out / name):
-                accuracy = judged(name, out / name, moment, [])
-                numbers = {key: accuracy[key] for key in ("top1", "top1_low", "top1_high", "knn_top1", "held_out_top1")}
-                figures["moments"].append({"minutes": moment["minutes"], "steps": moment["steps"]} | numbers)
-            found[name] = figures
+                accuracy = known_of(out / name, moment)
+                if accuracy is not None:
+                    numbers = {key: accuracy[key] for key in NUMBERS}
+                    figures["moments"].append({"minutes": moment["minutes"], "steps": moment["steps"]} | numbers)
+            if figures["moments"]:
+                found[name] = figures
     write_json(out / "figures.json", {"programs": found})
     draw(found, out / "time_to_accuracy.svg")
     if LIGHTLY in found:
