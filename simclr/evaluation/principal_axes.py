@@ -19,15 +19,23 @@ class PrincipalAxes(NamedTuple):
     of the steps. The rotation leaves ‖weight‖, and so the problem, as it was.
     """
 
-    features: Tensor  # [N, F], rotated
-    variance: Tensor  # [F], along each axis
-    rotation: Tensor  # [F, F]
+    features: Tensor  # [N, A], along A axes
+    variance: Tensor  # [A], along each axis
+    rotation: Tensor  # [F, A], of features to axes
 
     @classmethod
     def of(cls, standard: Tensor) -> PrincipalAxes:
-        """The axes of features [N, F] that are standardised already."""
-        # On the CPU: MPS has no eigenvectors.
-        variance, rotation = (x.to(standard) for x in torch.linalg.eigh((standard.T @ standard / len(standard)).cpu()))
+        """The axes of features [N, F] that are standardised already: F, or N where there are fewer images than that.
+
+        The optimal weights lie in the span of the images, for the penalty allows nothing beside it.
+        """
+        # On the CPU: MPS has neither of the two.
+        if len(standard) < standard.shape[1]:
+            _, singular, axes = torch.linalg.svd(standard.cpu(), full_matrices=False)
+            variance, rotation = singular.square() / len(standard), axes.T
+        else:
+            variance, rotation = torch.linalg.eigh((standard.T @ standard / len(standard)).cpu())
+        variance, rotation = variance.to(standard), rotation.to(standard)
         return cls(standard @ rotation, variance.clamp(min=0), rotation)
 
     def fit(

@@ -62,6 +62,18 @@ def test_probe_equals_scikit_learn(l2):
     torch.testing.assert_close(probe.bias - probe.bias.mean(), torch.tensor(bias).float(), atol=3e-3, rtol=0)
 
 
+def test_of_fewer_images_than_features_it_equals_scikit_learn_too():
+    """Any such classes can be told apart, so that the bias matters little and is known less exactly."""
+    features, labels = clusters(200, 6, 300, 2.0, seed=1)
+    probe = linear.fit(features, labels, 6, 1e-1)
+    standard = ((features - features.mean(0)) / features.std(0)).double().numpy()
+    oracle = LogisticRegression(C=1 / (1e-1 * 200), max_iter=5000, tol=1e-8).fit(standard, labels.numpy())
+    torch.testing.assert_close(probe.weight, torch.tensor(oracle.coef_).float(), atol=1e-3, rtol=0)
+    scores = torch.tensor(oracle.decision_function(standard)).float()
+    ours = probe.scores(features)
+    torch.testing.assert_close(ours - ours.mean(1, keepdim=True), scores, atol=1e-2, rtol=0)
+
+
 def test_a_fit_that_does_not_converge_says_so(caplog):
     features, labels = clusters(500, 6, 12, 2.0, seed=1)
     linear.fit(features, labels, 6, 1e-2)
