@@ -41,6 +41,7 @@ from simclr.system.signals import Stop
 from simclr.system.threads import CoreMeter, default_threads
 from simclr.training.asked_for import AskedFor
 from simclr.training.busy_cores import BusyCores
+from simclr.training.curves import Curves
 from simclr.training.datamodule import PretrainingData
 from simclr.training.health import Health
 from simclr.training.last_checkpoint import LastCheckpoint, StopRequest, WriteHere
@@ -144,6 +145,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
             measure,
             NotFinite(config.on_nan),
             Health(),
+            Curves(),
             BusyCores(config.batch_size),
             keep,
             AskedFor(),

@@ -75,7 +75,7 @@ class Method(pl.LightningModule):
         self.head = head(in_features=self.backbone.num_features)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
-        self.means: dict[str, Tensor] = {}
+        self.means = torch.empty(0)
 
     def prepare(self, columns: Mapping[str, Column]) -> None:
         """Make what depends on the data, such as a classifier for their classes; called once, before training.
@@ -119,9 +119,8 @@ class Method(pl.LightningModule):
         scalars = self.compute(batch)
         assert scalars.keys() == self.scalars.keys(), "a method describes what it computes"
         # Of several processes each has its part of the batch; what is logged, and judged, is the whole.
-        means = distributed.mean(torch.stack([value.detach().float() for value in scalars.values()]))
-        self.means = dict(zip(scalars, means, strict=True))  # training/not_finite.py logs them, unless they are not
-        self.log("train/lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
+        # training/not_finite.py fetches them, and training/curves.py logs them.
+        self.means = distributed.mean(torch.stack([scalars[name].detach().float() for name in self.scalars]))
         return scalars["loss"]
 
     def configure_optimizers(self) -> Any:

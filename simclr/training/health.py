@@ -39,7 +39,7 @@ class OverflowSteps:
 
 
 class Health(Callback):
-    """Log the machine's state at every logged step.
+    """Tell the machine's state at every logged step.
 
     `system/wall_seconds` since this process began to train, `system/memory_gb` (resident, of this process) and
     `system/cpu_mhz` where the machine tells it; on a GPU its `system/gpu_memory_gb` (peak) and `system/gpu_mhz`, and
@@ -71,7 +71,7 @@ class Health(Callback):
         values = {f"system/{name}": torch.tensor(value) for name, value in self._machine(pl_module.device).items()}
         if self.overflow is not None:
             values["train/overflow_steps"] = self.earlier_overflows + self.overflow.count
-        pl_module.log_dict(values)
+        trainer.callback_metrics.update(values)
 
     def _machine(self, device: torch.device) -> dict[str, float]:
         values = {

@@ -1,4 +1,4 @@
-"""Log what a method has computed of a batch; where its loss is not finite, stop, or leave that step out."""
+"""Tell what a method has computed of a batch; where its loss is not finite, stop, or leave that step out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from simclr.errors import InputError
 from simclr.methods.base import Method
 from simclr.models.buffers import remember_buffers
+from simclr.system.transfer import fetched
 
 SKIPS_IN_A_ROW = 10
 
@@ -36,6 +37,7 @@ class NotFinite(Callback):
         self.skipped = self.in_a_row = 0
         self.skipping = False
         self.put_buffers_back: Callable[[], None] = lambda: None
+        self.arriving: Callable[[], Tensor]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if _has_scaler(trainer):
@@ -47,23 +49,23 @@ class NotFinite(Callback):
             self.put_buffers_back = remember_buffers(pl_module)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        means = cast(Method, pl_module).means  # of the whole batch, so that all processes do the same
-        value = means["loss"].item()  # a GPU is waited for here, after its forward pass
+        self.arriving = fetched(cast(Method, pl_module).means)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Of the whole batch, so that all processes do the same. A GPU has the backward pass before it by now: it works
+        # on, while the host sees what came of the forward pass.
+        means = dict(zip(cast(Method, pl_module).scalars, self.arriving(), strict=True))
+        value = means["loss"].item()
         self.skipping = not math.isfinite(value)
         if self.skipping:
             self._count(value, trainer)
         else:
             self.in_a_row = 0
-            # They stay tensors where they are: Lightning would move a plain number to the GPU, and read back what is
-            # meant for its progress bar.
-            pl_module.log_dict({f"train/{name}": mean for name, mean in means.items()})
+            trainer.callback_metrics.update({f"train/{name}": mean for name, mean in means.items()})
         if self.policy == "skip":
-            pl_module.log("train/skipped_steps", torch.tensor(float(self.skipped)))
-
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.callback_metrics["train/skipped_steps"] = torch.tensor(float(self.skipped))
         if not self.skipping:
             return
-        # Backward has run, as it must in several processes, which share their gradients in it.
         for parameter in pl_module.parameters():
             if _has_scaler(trainer) and parameter.grad is not None:
                 # It looks at the gradients first: NaN would be an overflow to it, none at all an error.

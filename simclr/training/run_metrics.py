@@ -25,7 +25,7 @@ WINDOW = 10  # steps that the shown speed is averaged over
 
 
 class RunMetrics(Callback):
-    """Log `train/images_per_second`, and sum the run up when training has ended.
+    """Measure `train/images_per_second`, and sum the run up when training has ended.
 
     An image is a source image, which costs two views. The speed counts everything from the end of one step to the
     end of the next (data, augmentation, forward, backward, optimiser), and no evaluation between epochs.
@@ -70,7 +70,7 @@ class RunMetrics(Callback):
             self.step_seconds.append(seconds)
         self.recent.append(seconds)
         speed = self.batch_size * len(self.recent) / sum(self.recent)
-        pl_module.log("train/images_per_second", torch.tensor(speed))
+        trainer.callback_metrics["train/images_per_second"] = torch.tensor(speed)
 
     def summary(self, trainer: pl.Trainer) -> dict[str, Any]:
         """The content of `metrics.json`: the last value of every TensorBoard tag, speed, cost and provenance."""

@@ -15,6 +15,7 @@ from simclr.methods.simclr import SimCLR
 from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import ProjectionHead
 from simclr.optim.schedules import cosine
+from simclr.system.transfer import fetched
 from simclr.training.datamodule import PretrainingData
 from tests.augment.test_engines import RECIPE
 from tests.conftest import two_views
@@ -114,3 +115,11 @@ def test_no_step_waits_for_the_gpu():
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_what_is_fetched_is_what_it_was_then():
+    there = torch.full((3,), 7.0, device="cuda")
+    arrived = fetched(there)
+    there.zero_()
+    assert arrived().tolist() == [7.0, 7.0, 7.0]
