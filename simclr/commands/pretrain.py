@@ -145,11 +145,11 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
             measure,
             NotFinite(config.on_nan),
             Health(),
-            Curves(),
             BusyCores(config.batch_size),
             keep,
             AskedFor(),
             *own,
+            Curves(),
         ],
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in own),  # else Lightning adds its own
         log_every_n_steps=min(config.trainer.log_every_n_steps, max(1, steps // 10)),

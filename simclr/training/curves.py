@@ -17,21 +17,20 @@ class Curves(Callback):
 
     Five calls of `self.log` at every step took a fifth of the time of one without a network, while which a GPU would
     wait; an entry in a dictionary takes none. What somebody's own callback logs through Lightning is left to Lightning.
-    Comes after the callbacks whose values it writes.
+    Comes after all other callbacks: it writes their values of the step, and the last of all where one asks for the end.
     """
 
     def __init__(self) -> None:
         self.known: dict[str, Tensor] = {}
-        self.rate = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.known = dict(trainer.callback_metrics)  # of the checkpoint that the run goes on from
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before the step has ended
+        # Here, since the schedule moves on before the step has ended.
+        trainer.callback_metrics["train/lr"] = torch.tensor(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        trainer.callback_metrics["train/lr"] = torch.tensor(self.rate)
         if trainer.global_step % trainer.log_every_n_steps and not trainer.should_stop:  # type: ignore[attr-defined]
             return
         fresh = {
