@@ -84,16 +84,19 @@ class RunMetrics(Callback):
         protocols = {
             ", ".join(words): f"one training batch, the last that was logged: {', '.join(words.values())}",
             "images_per_second": how,
+            "images_per_second_by_the_clock": "images_seen / wall_seconds, with all that comes between the steps",
         }
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             for tag, text in getattr(callback, "protocols", {}).items():
                 if tag in scalars:
                     unknown = "" if math.isfinite(scalars[tag]) else "null, as what it is taken of is not finite; "
                     protocols[tag] = unknown + text
+        images, seconds = trainer.global_step * self.batch_size, self._wall_seconds()
         return scalars | {
             "images_per_second": speed,
-            "wall_seconds": self._wall_seconds(),
-            "images_seen": trainer.global_step * self.batch_size,
+            "images_per_second_by_the_clock": images / seconds,
+            "wall_seconds": seconds,
+            "images_seen": images,
             "epochs": trainer.current_epoch,
             **_images(cast(PretrainingData, trainer.datamodule)),  # type: ignore[attr-defined]
             "precision": self.precision,

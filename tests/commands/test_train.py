@@ -38,6 +38,7 @@ def test_a_run_directory_holds_what_the_contract_says(finished):
     assert metrics["precision"] == "32"
     assert metrics["images_per_second"] > 0
     assert metrics["wall_seconds"] > 0
+    assert metrics["images_per_second_by_the_clock"] == pytest.approx(2 * 4 * 16 / metrics["wall_seconds"])
     assert metrics["versions"]["torch"] == torch.__version__.split("+")[0]
     commit = checked_out()
     assert metrics["git_commit"] in (commit, f"{commit}-dirty" if commit else None)
