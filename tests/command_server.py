@@ -28,8 +28,8 @@ def become(program: list[str], folder: str, environment: dict[str, str], stdout:
 
 
 def main() -> None:
-    for module in ("simclr.commands.judge", "simclr.commands.pretrain"):
-        importlib.import_module(module)
+    for command in ("pretrain", "judge", "visualize", "report", "export"):
+        importlib.import_module(f"simclr.commands.{command}")
 
     for line in sys.stdin:
         pid = os.fork()

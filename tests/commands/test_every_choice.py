@@ -18,7 +18,14 @@ from tests.methods.test_every_method import KNOWN, METHODS, batch
 BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))
 # What a choice has no default of, and what it learns from.
 CAPTIONS = ("data.captions=true",)
-NEEDED = {"timm": ("backbone.name=test_efficientnet",), "clip": CAPTIONS, "slip": CAPTIONS}
+NEEDED: dict[str, tuple[str, ...]] = {
+    "timm": ("backbone.name=test_efficientnet",),
+    "clip": CAPTIONS,
+    "slip": CAPTIONS,
+}
+# Heads of thousands of features take time and lose none of the way; at such a size every pair takes a step, below.
+NARROW = ("head.hidden_features=64", "head.out_features=64")
+NEEDED |= dict.fromkeys(("simsiam", "moco_v3", "barlow_twins", "vicreg", "lejepa", "byol"), NARROW)
 MANY_VIEWS = ("simclr", "byol")
 CHOICES = [
     *(pytest.param((f"method={name}", *NEEDED.get(name, ())), id=name) for name in METHODS),

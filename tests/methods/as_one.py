@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +20,7 @@ from simclr.system import distributed
 from tests.methods.test_every_method import KNOWN, METHODS
 
 IMAGES = 8
+WIDTHS = {"head.hidden_features": 32, "head.out_features": 16, "method.predictor.hidden_features": 32}
 CASES = {name: (f"method={name}",) for name in METHODS} | {
     "timm": ("backbone=timm", "backbone.name=test_efficientnet"),  # batch norm with an activation in it
     "same captions": ("method=clip", "method.same_caption=positive"),
@@ -38,8 +40,9 @@ class _Loss(nn.Module):
 
 def step(*choices: str) -> dict[str, Tensor]:
     """Loss, gradients, and after plain gradient descent and what follows it, all parameters and buffers."""
-    small = "head.out_features=16" if "out_features" in compose_config(*choices).head else "data.size=32"
-    assembly = assemble(compose_config(*choices, "data=shapes", "data.size=32", small))
+    config = compose_config(*choices)
+    narrow = [f"{key}={width}" for key, width in WIDTHS.items() if OmegaConf.select(config, key) is not None]
+    assembly = assemble(compose_config(*choices, "data=shapes", "data.size=32", *narrow))
     method = assembly.method
     method.prepare(KNOWN)
     synchronise_batch_norm(method, "cpu").double()

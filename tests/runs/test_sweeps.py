@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from simclr.runs.compose import prefer_own_configs
-from tests.conftest import REPOSITORY, TINY_RUN, Run, command, environment, wait_until, weights
+from tests.conftest import REPOSITORY, TINY_RUN, CommandServer, Run, command, environment, wait_until, weights
 from tests.test_configs import composed
 
 LAUNCHERS = REPOSITORY / "configs" / "hydra" / "launcher"
@@ -44,13 +45,17 @@ def kill_in_the_second(folder: Path, *overrides: str) -> set[Path]:
     return set(folder.glob("multirun/*/simclr-*"))
 
 
-def repeat(folder: Path, *overrides: str) -> str:
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        command("train.py", *overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def repeat(command_server: CommandServer) -> Callable[..., str]:
+    """repeat(folder, overrides...) is what the command says in `folder`, to its end."""
+
+    def repeat(folder: Path, *overrides: str) -> str:
+        folder.mkdir(exist_ok=True)
+        done = command_server(command("train.py", *overrides), folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return repeat
 
 
 def assert_same_numbers(ours: Path, theirs: Path) -> None:
@@ -67,7 +72,7 @@ def assert_same_numbers(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_completes_with_the_numbers_of_one_that_was_not_and_then_has_nothing_to_do(tmp_path):
+def test_a_killed_sweep_completes_with_the_numbers_of_one_that_was_not_and_then_has_nothing_to_do(tmp_path, repeat):
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     assert len(kill_in_the_second(killed, *SWEEP)) == 2
     assert "4 runs: 1 had finished, 1 resumed, 2 trained, 0 failed\n" in repeat(killed, *SWEEP)
@@ -171,7 +176,7 @@ def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_aga
 
 
 @pytest.mark.slow
-def test_a_killed_search_completes_as_one_that_was_not(tmp_path):
+def test_a_killed_search_completes_as_one_that_was_not(tmp_path, repeat):
     pytest.importorskip("optuna")
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     overrides = (*SEARCH, "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.n_startup_trials=1")
