@@ -3,6 +3,7 @@
 from torch import nn
 
 from simclr.checks import is_whole
+from simclr.models.whitening import BatchWhitening
 
 MAX_FEATURES = 2**15  # of a layer; the weights between two such layers take 4 GB
 MAX_LAYERS = 16
@@ -32,7 +33,8 @@ class BatchNormHead(nn.Sequential):
     [B, out_features], not normalised.
 
     norm_output: batch norm after the last layer, too: null for none, "affine" with scale and shift that are learned,
-    "plain" without. A linear layer has no bias where batch norm follows, which would take it out again.
+    "plain" without, "whitened" for batch whitening. A linear layer has no bias where one of them follows, which would
+    take it out again.
     Raises ValueError for a size out of range and another norm_output.
     """
 
@@ -47,14 +49,16 @@ class BatchNormHead(nn.Sequential):
         check_sizes(in_features=in_features, hidden_features=hidden_features, out_features=out_features)
         if not is_whole(hidden_layers) or not 1 <= hidden_layers <= MAX_LAYERS:
             raise ValueError(f"hidden_layers={hidden_layers} is not usable; write a whole number, 1 to {MAX_LAYERS}")
-        if norm_output not in (None, "affine", "plain"):
-            raise ValueError(f"norm_output={norm_output} is not known; choose affine, plain or null")
+        if norm_output not in (None, "affine", "plain", "whitened"):
+            raise ValueError(f"norm_output={norm_output} is not known; choose affine, plain, whitened or null")
         layers: list[nn.Module] = []
         for layer in range(hidden_layers):
             width = in_features if layer == 0 else hidden_features
             layers += [nn.Linear(width, hidden_features, bias=False), nn.BatchNorm1d(hidden_features), nn.ReLU(True)]
         layers.append(nn.Linear(hidden_features, out_features, bias=norm_output is None))
-        if norm_output is not None:
+        if norm_output == "whitened":
+            layers.append(BatchWhitening(out_features))
+        elif norm_output is not None:
             layers.append(nn.BatchNorm1d(out_features, affine=norm_output == "affine"))
         super().__init__(*layers)
         self.out_features = out_features

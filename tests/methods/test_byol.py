@@ -85,9 +85,10 @@ def test_small_views_predict_and_are_no_targets():
     assert sizes == [32, 32]
 
 
+# Batches of 64 are too few to whiten 64 features, as method=byol does by itself.
 LEARNING = (
-    *("experiment=quickstart", "data.size=24", "method=byol", "method.momentum=0.95"),
-    *("scheduler.warmup_epochs=0", "threads=1", "callbacks.progress=null"),
+    *("experiment=quickstart", "data.size=24", "method=byol", "method.momentum=0.9"),
+    *("head=moco_v3", "scheduler.warmup_epochs=0", "threads=1", "callbacks.progress=null"),
 )
 
 
@@ -97,8 +98,8 @@ def test_it_learns(run: Run, tmp_path):
 
     In the first epoch of a run as short as this the embeddings spread along few directions, and theirs may ring.
     """
-    said = run("train.py", *LEARNING, "epochs=4", "callbacks.online_knn.every_n_epochs=4").stdout
-    assert not re.findall(r"Epoch [234]: .*COLLAPSED", said)
+    said = run("train.py", *LEARNING, "epochs=3", "callbacks.online_knn.every_n_epochs=3").stdout
+    assert not re.findall(r"Epoch [23]: .*COLLAPSED", said)
     assert "seems to have learned nothing" not in said
     curve = [value for _, value in scalars(only_run(tmp_path / "outputs"))["val/knn_top1"]]
     assert curve[-1] > curve[0] + 15
