@@ -26,6 +26,7 @@ from simclr.data.checks import in_both
 from simclr.data.files.download import NotHere, no_downloads
 from simclr.errors import InputError
 from simclr.methods.base import Method
+from simclr.models.whitening import BatchWhitening
 from simclr.runs.assemble import assemble
 from simclr.system.precision import (
     LIGHTNING_PRECISION,
@@ -139,6 +140,14 @@ def _batch(config: DictConfig, method: Method) -> Iterator[Finding]:
             "warning",
             f"batch_size={config.batch_size} gives each view {2 * config.batch_size - 2} others to be told from, and "
             f"temperature={config.method.temperature:g} looks at the nearest alone; use {FEW} or more",
+        )
+    whitened = max((len(part.running_mean) for part in method.modules() if isinstance(part, BatchWhitening)), default=0)
+    if config.batch_size < 2 * whitened:
+        yield Finding(
+            "batch",
+            "warning",
+            f"batch_size={config.batch_size} is few images to whiten {whitened} features by; use {2 * whitened} or "
+            "more, or a head that ends in batch norm, as head=moco_v3 does",
         )
 
 

@@ -45,6 +45,16 @@ def test_a_run_that_would_work_is_timed(capsys):
     assert "gives each view 30 others to be told from" in batch["text"]
 
 
+@pytest.mark.parametrize(("batch_size", "enough"), [(16, False), (40, True)])
+def test_a_batch_that_is_too_small_to_whiten_is_said(capsys, batch_size, enough):
+    narrow = ("method=byol", "head.hidden_features=8", "head.out_features=16", "data.train_count=64")
+    status, found = asked(capsys, *TINY_RUN, *narrow, f"batch_size={batch_size}", *QUICK)
+    assert status == 0
+    told = [finding["text"] for finding in found.get("batch", [])]
+    expected = "batch_size=16 is few images to whiten 16 features by; use 32 or more"
+    assert [text.split(", or a head")[0] for text in told] == ([] if enough else [expected])
+
+
 def test_a_person_gets_a_line_for_each(capsys):
     assert command([*TINY_RUN, "batch_size=64", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
