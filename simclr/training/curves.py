@@ -15,8 +15,8 @@ WRITTEN = ("train/", "system/")  # what else is measured is logged as it is meas
 class Curves(Callback):
     """Every `trainer.log_every_n_steps` steps, all that callbacks have put into `trainer.callback_metrics` since.
 
-    Five calls of `self.log` at every step took a fifth of the time of one without a network, while which a GPU would
-    wait; an entry in a dictionary takes none. What somebody's own callback logs through Lightning is left to Lightning.
+    Five calls of `self.log` at every step took a fifth of a step without a network, time in which a GPU would have
+    nothing to do; an entry in a dictionary takes none. What somebody's own callback logs is left to Lightning.
     Comes after all other callbacks: it writes their values of the step, and the last of all where one asks for the end.
     """
 

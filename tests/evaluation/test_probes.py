@@ -51,12 +51,20 @@ def test_knn_at_a_low_temperature_follows_the_nearest():
     assert torch.equal(nearest, labels)
 
 
+def fit_by_scikit_learn(
+    features: torch.Tensor, labels: torch.Tensor, l2: float
+) -> tuple[LogisticRegression, np.ndarray]:
+    """The same problem in its terms, and the standardised features."""
+    standard = ((features - features.mean(0)) / features.std(0)).double().numpy()
+    oracle = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=5000, tol=1e-8)
+    return oracle.fit(standard, labels.numpy()), standard
+
+
 @pytest.mark.parametrize("l2", [1e-3, 1e-1])
 def test_probe_equals_scikit_learn(l2):
     features, labels = clusters(500, 6, 12, 2.0, seed=1)
     probe = linear.fit(features, labels, 6, l2)
-    standard = ((features - features.mean(0)) / features.std(0)).double().numpy()
-    oracle = LogisticRegression(C=1 / (l2 * 500), max_iter=5000, tol=1e-8).fit(standard, labels.numpy())
+    oracle, _ = fit_by_scikit_learn(features, labels, l2)
     torch.testing.assert_close(probe.weight, torch.tensor(oracle.coef_).float(), atol=3e-3, rtol=0)
     bias = oracle.intercept_ - oracle.intercept_.mean()
     torch.testing.assert_close(probe.bias - probe.bias.mean(), torch.tensor(bias).float(), atol=3e-3, rtol=0)
@@ -66,8 +74,7 @@ def test_of_fewer_images_than_features_it_equals_scikit_learn_too():
     """Any such classes can be told apart, so that the bias matters little and is known less exactly."""
     features, labels = clusters(200, 6, 300, 2.0, seed=1)
     probe = linear.fit(features, labels, 6, 1e-1)
-    standard = ((features - features.mean(0)) / features.std(0)).double().numpy()
-    oracle = LogisticRegression(C=1 / (1e-1 * 200), max_iter=5000, tol=1e-8).fit(standard, labels.numpy())
+    oracle, standard = fit_by_scikit_learn(features, labels, 1e-1)
     torch.testing.assert_close(probe.weight, torch.tensor(oracle.coef_).float(), atol=1e-3, rtol=0)
     scores = torch.tensor(oracle.decision_function(standard)).float()
     ours = probe.scores(features)
