@@ -56,7 +56,7 @@ def simclr(kind: type[SimCLR] = SimCLR, **options: Any) -> SimCLR:
         temperature=0.07,
         **options,
     )
-    synchronise_batch_norm(method, "cpu")
+    synchronise_batch_norm(method)
     return method
 
 

@@ -113,7 +113,7 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
     if config.compile:
         compile_in_place(method.parts()["backbone"], accelerator)
     if processes > 1:
-        synchronise_batch_norm(method, accelerator)
+        synchronise_batch_norm(method)
     first = distributed.rank() == 0
     images = Images.of(data.pretrain, data.val)
     resume, step, before, history = distributed.from_first(

@@ -14,11 +14,12 @@ from simclr.errors import InputError
 WITH_ACTIVATION = "timm.layers.norm_act.BatchNormAct2d"
 
 
-def synchronise_batch_norm(network: nn.Module, device_type: str) -> nn.Module:
+def synchronise_batch_norm(network: nn.Module) -> nn.Module:
     """`network` with every batch norm taking its statistics over all processes; the weights and their names stay.
 
-    On a GPU that is torch's SyncBatchNorm, which there is none of for CPUs, and elsewhere the one below. timm's batch
-    norm with an activation behind it is a class of its own. Raises InputError for any other kind of batch norm.
+    torch's SyncBatchNorm is for GPUs alone, and there has the host wait three times a layer for processes that may have
+    no images. timm's batch norm with an activation behind it is a class of its own. Raises InputError for any other
+    kind of batch norm.
     """
     kinds = {type(module) for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
     of_timm = {kind for kind in kinds if f"{kind.__module__}.{kind.__name__}" == WITH_ACTIVATION}
@@ -27,12 +28,6 @@ def synchronise_batch_norm(network: nn.Module, device_type: str) -> nn.Module:
             f"the backbone's {kind.__name__} cannot take its statistics over several processes; train in one, without "
             "trainer=ddp"
         )
-    if device_type == "cuda":
-        if of_timm:
-            from timm.layers import convert_sync_batchnorm
-
-            return convert_sync_batchnorm(network)
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
         if type(module) in of_timm:
             module.__class__ = SynchronisedBatchNormAct  # same weights, another forward
@@ -57,13 +52,11 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        output, mean, var = _Normalise.apply(input, self.weight, self.bias, self.eps)
-        with torch.no_grad():
-            count = input.numel() // input.shape[1] * dist.get_world_size()
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
-        return output
+        self.num_batches_tracked += 1
+        normalise = NormaliseOnGPU if input.is_cuda else Normalise
+        return normalise.apply(
+            input, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+        )
 
 
 class SynchronisedBatchNormAct(SynchronisedBatchNorm):
@@ -74,30 +67,46 @@ class SynchronisedBatchNormAct(SynchronisedBatchNorm):
         return activation(drop(super().forward(input)))
 
 
-class _Normalise(torch.autograd.Function):
-    """(Ioffe & Szegedy 2015, algorithm 1, and the gradients of section 3), its sums taken over all processes."""
+def _of_everyone(own: Tensor) -> Tensor:
+    """`own` of every process, [processes, *own.shape]."""
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own)
+    return torch.stack(everyone)
+
+
+class Normalise(torch.autograd.Function):
+    """(Ioffe & Szegedy 2015, algorithm 1, and the gradients of section 3), its sums taken over all processes.
+
+    The running statistics are moved on in place by `momentum`.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
         over = [0, *range(2, x.ndim)]
         statistics_type = torch.promote_types(x.dtype, torch.float32)
         var, mean = torch.var_mean(x.to(statistics_type), dim=over, correction=0)
         # Deviations from the own mean, then of the means: a sum of squares would lose the digits of a small variance.
-        parts = torch.stack([mean, var])
-        everyone = [torch.empty_like(parts) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, parts)
-        means, variances = torch.stack(everyone).unbind(1)
+        means, variances = _of_everyone(torch.stack([mean, var])).unbind(1)
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps, ctx.over = eps, over
-        ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * (count / (count - 1)), momentum)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         gradient = gradients[0].to(mean.dtype)
 
@@ -113,6 +122,51 @@ class _Normalise(torch.autograd.Function):
         mean_gradient, mean_product = total / count
         inner = gradient - channels(mean_gradient) - normal * channels(mean_product)
         if weight is None:  # without scale and shift
-            return (inner * channels(inverse)).to(x.dtype), None, None, None
+            return (inner * channels(inverse)).to(x.dtype), *[None] * 6
         own = own.to(weight.dtype)  # of this process alone: those of the weights are averaged with all others
-        return (inner * channels(inverse * weight)).to(x.dtype), own[1], own[0], None
+        return (inner * channels(inverse * weight)).to(x.dtype), own[1], own[0], *[None] * 4
+
+
+class NormaliseOnGPU(torch.autograd.Function):
+    """The same by the kernels that torch has for it on GPUs, as its SyncBatchNorm calls them, and without a wait.
+
+    Its own asks the device which processes have images at all, and every process here has as many.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        x = _dense(x)
+        means, inverses = _of_everyone(torch.stack(torch.batch_norm_stats(x, eps))).unbind(1)
+        counts = torch.full_like(means[:, 0], x.numel() // x.shape[1])
+        mean, inverse = torch.batch_norm_gather_stats_with_counts(
+            x, means, inverses, running_mean, running_var, momentum, eps, counts
+        )
+        ctx.save_for_backward(x, weight, mean, inverse, counts.to(torch.int32))
+        return torch.batch_norm_elemt(x, weight, bias, mean, inverse, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, counts = ctx.saved_tensors
+        gradient = _dense(gradients[0])
+        own, own_product, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            gradient, x, mean, inverse, weight, *ctx.needs_input_grad[:3]
+        )
+        total = torch.stack([own, own_product])
+        dist.all_reduce(total)
+        of_x = torch.batch_norm_backward_elemt(gradient, x, mean, inverse, weight, total[0], total[1], counts)
+        needed = zip((of_x, of_weight, of_bias), ctx.needs_input_grad, strict=False)
+        return *(values if needs else None for values, needs in needed), *[None] * 4
+
+
+def _dense(x: Tensor) -> Tensor:
+    """`x` in one of the two layouts that the kernels take, its own where it has one."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()

@@ -45,7 +45,7 @@ def step(*choices: str) -> dict[str, Tensor]:
     assembly = assemble(compose_config(*choices, "data=shapes", "data.size=32", *narrow))
     method = assembly.method
     method.prepare(KNOWN)
-    synchronise_batch_norm(method, "cpu").double()
+    synchronise_batch_norm(method).double()
     network: nn.Module = _Loss(method)
     if distributed.world_size() > 1:
         network = DistributedDataParallel(network)
