@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
@@ -112,6 +113,8 @@ def pretrain(config: DictConfig, stop: Stop) -> None:
     steps = data.steps_per_epoch
     if config.compile:
         compile_in_place(method.parts()["backbone"], accelerator)
+    if accelerator == "cuda":  # as the maps do; else cuDNN lays every kernel out anew in every step
+        method.to(memory_format=torch.channels_last)
     if processes > 1:
         synchronise_batch_norm(method)
     first = distributed.rank() == 0

@@ -157,6 +157,8 @@ class Finetune(Protocol):
         nn.init.zeros_(classifier.weight)
         nn.init.zeros_(classifier.bias)
         network = nn.Sequential(encoder, classifier).train()
+        if subject.device.type == "cuda":
+            network.to(memory_format=torch.channels_last)
         labels = torch.from_numpy(store.labels)
         batch = min(self.batch_size, len(store))
         steps = self.epochs * (len(store) // batch)

@@ -18,6 +18,7 @@ from simclr.data.columns import Column
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
 from simclr.optim.groups import all_alike, norms_and_biases_undecayed
+from simclr.optim.layout import lay_state_out_as_parameters
 from simclr.system import distributed
 
 MakeBackbone = Callable[[], Encoder]
@@ -136,6 +137,7 @@ class Method(pl.LightningModule):
         steps = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
         total = (self.trainer.max_epochs or 1) * steps
         scheduler = self.make_scheduler(optimizer, total_steps=total, steps_per_epoch=steps)
+        optimizer.register_load_state_dict_post_hook(lay_state_out_as_parameters)
         if type(self).after_step is not Method.after_step:
             optimizer.register_step_post_hook(lambda optimizer, *_: self._step_done(optimizer, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

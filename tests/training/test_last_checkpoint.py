@@ -33,6 +33,7 @@ from simclr.training.step_seed import StepSeed
 from tests.augment.test_engines import RECIPE
 from tests.conftest import two_views
 
+CPU_LAYOUT, GPU_LAYOUT = torch.contiguous_format, torch.channels_last
 NEVER = Stop(75)  # takes no signals, as nobody has entered it
 
 
@@ -43,16 +44,17 @@ def fit(
     epochs: int = 1,
     resume: Path | None = None,
     stop: Stop = NEVER,
+    layout: torch.memory_format = CPU_LAYOUT,
 ) -> dict[str, Tensor]:
-    """Eight steps an epoch of a network of two layers and a dropout; returns its weights."""
+    """Eight steps an epoch of a network of three layers and a dropout; returns its weights."""
     torch.manual_seed(0)
     method = SimCLR(
         backbone=small_encoder,
         head=partial(nn.Linear, out_features=4),
-        optimizer=torch.optim.Adam,
+        optimizer=partial(torch.optim.Adam, fused=True),
         scheduler=lambda optimizer, **_: cosine(optimizer, 16, 8),  # whatever the epochs
         temperature=0.1,
-    )
+    ).to(memory_format=layout)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -73,7 +75,7 @@ def fit(
 
 
 def small_encoder() -> Encoder:
-    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(48, 8))
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Dropout(), nn.Linear(16, 8))
     cast(Any, network).num_features = 8
     return cast(Encoder, network)
 
@@ -139,6 +141,19 @@ def test_a_network_with_dropout_goes_on_as_if_never_stopped(tmp_path):
     torch.rand(7)  # a new process begins with other random numbers
     resumed = fit(tmp_path / "stopped", 60, resume=last)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("layouts", [(CPU_LAYOUT, GPU_LAYOUT), (GPU_LAYOUT, CPU_LAYOUT)])
+def test_a_run_goes_on_where_kernels_lie_in_another_order(tmp_path, layouts):
+    """As from a GPU to a CPU and back. Weights and moments alike; the orders round differently."""
+    before, after = layouts
+    begun = fit(tmp_path / "begun", 60, layout=before)
+    whole = fit(tmp_path / "whole", 60, epochs=2, layout=before)
+    resumed = fit(tmp_path / "begun", 60, epochs=2, layout=after, resume=last_checkpoint(tmp_path / "begun"))
+    assert resumed["backbone.1.weight"].stride() != whole["backbone.1.weight"].stride()
+    for name, expected in whole.items():
+        assert (expected - begun[name]).abs().max() > 1e-4
+        torch.testing.assert_close(resumed[name], expected, rtol=0, atol=1e-5)
 
 
 class Ask(Callback):
