@@ -33,6 +33,9 @@ from simclr.training.datamodule import PretrainingData
 log = logging.getLogger(__name__)
 
 
+SHARE = 0.01  # of the time, at most, goes into the checkpoints of epochs' ends
+
+
 class StopRequest(Callback):
     """From the start of training on, a signal that asks to stop waits for LastCheckpoint's answer between two steps.
 
@@ -58,8 +61,10 @@ class WriteHere(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Write the run's last checkpoint every `minutes`, at the end of every epoch, and where `stop` asks the run to go.
+    """Write the run's last checkpoint every `minutes`, at the ends of epochs, and where `stop` asks the run to go.
 
+    An epoch that ends so soon after the last one was written that another would cost more than a hundredth of the time
+    is passed over: a fast GPU would spend more of short epochs on writing. The run's own end never is.
     config: plain dicts and lists, stored in the file, from which evaluation rebuilds the model.
     machine: how the run computes, stored in the file for it to go on alike: "accelerator", "precision", "threads".
     history: the checkpoints of other runs, or of other settings, that the run has gone on from; stored as well.
@@ -90,6 +95,7 @@ class LastCheckpoint(Checkpoint):
         self.minutes, self.config, self.stop = minutes, config, stop
         self.machine, self.history = machine or {}, list(history)
         self.saved_at = time.monotonic()
+        self.saving_took = 0.0  # seconds; so the first epoch's end is saved
         self.saved_step, self.saved_in = 0, self.path
         self.last_is_whole = False
 
@@ -106,9 +112,10 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Between two steps, when the values of the one before are logged: at the end of a step they are not yet.
-        late = time.monotonic() - self.saved_at >= self.minutes * 60
-        stop, save = distributed.any_of(self.stop.received is not None, late)
+        stop, save = distributed.any_of(self.stop.received is not None, self._late())
         if (stop or save) and trainer.global_step != self.saved_step:
+            if batch_idx == 0:
+                return  # an epoch's end that was passed over: Lightning goes on from there or from within the next one
             self._save(trainer)
         if stop:
             self._leave(trainer)
@@ -121,7 +128,10 @@ class LastCheckpoint(Checkpoint):
             content = {"state_dict": pl_module.state_dict(), "global_step": trainer.global_step, "epoch": epoch}
             with replacing(epoch_weights(self.run_dir, epoch)) as unfinished:
                 WriteHere().save_checkpoint(content | self._origin(trainer), unfinished)
-        self._save(trainer)
+        last = trainer.should_stop or epoch == trainer.max_epochs
+        cheap = SHARE * (time.monotonic() - self.saved_at) >= self.saving_took
+        if any(distributed.any_of(last or self.stop.received is not None, cheap or self._late())):
+            self._save(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -154,7 +164,11 @@ class LastCheckpoint(Checkpoint):
         if not all(torch.isfinite(tensor).all() for tensor in weights):
             raise FloatingPointError(f"the weights are not finite at step {trainer.global_step}")
 
+    def _late(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.minutes * 60
+
     def _save(self, trainer: pl.Trainer) -> None:
+        started = time.monotonic()
         self._refuse_broken_weights(trainer)
         for logger in trainer.loggers:
             logger.save()
@@ -169,6 +183,7 @@ class LastCheckpoint(Checkpoint):
                 self.path.replace(self.previous)
         self.last_is_whole = True
         self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - started
         self.saved_step, self.saved_in = trainer.global_step, self.path
 
     def advice(self) -> str:

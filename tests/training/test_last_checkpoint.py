@@ -110,6 +110,58 @@ def test_an_epochs_end_is_always_saved_and_the_one_before_kept(tmp_path):
     assert kept == [8, 16]
 
 
+class SlowDisk(Clock):
+    """A step takes a second, and writing a checkpoint a fifth of one: twenty seconds' hundredth."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.now += 1
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.saved.append(load_checkpoint(self.path)["global_step"] if self.path.exists() else 0)
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self.now += 0.2
+
+
+class AskBetweenEpochs(SlowDisk):
+    """Asks the run to go after the last step of the second epoch or before the first step of the third."""
+
+    def __init__(self, run_dir: Path, before: bool) -> None:
+        super().__init__(run_dir)
+        self.before = before
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_batch_end()
+        if trainer.global_step == 16 and self.before:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 2 and not self.before:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("before", "step"), [(True, 16), (False, 17)])
+def test_epochs_ends_are_passed_over_where_saving_would_cost_more_than_a_hundredth_of_the_time(
+    tmp_path, monkeypatch, before, step
+):
+    """Eight seconds an epoch: saved are the first, the one at least twenty seconds later, and the run's own end. A run
+    that is asked to go once an end was passed over goes a step later; it loses nothing."""
+    clock = SlowDisk(tmp_path / "whole")
+    monkeypatch.setattr("simclr.training.last_checkpoint.time", clock)
+    whole = fit(tmp_path / "whole", 60, clock, epochs=6)
+    assert clock.saved == [0, 8, 8, 8, 32, 32]
+    assert load_checkpoint(last_checkpoint(tmp_path / "whole"))["global_step"] == 48
+
+    clock = AskBetweenEpochs(tmp_path / "stopped", before)
+    monkeypatch.setattr("simclr.training.last_checkpoint.time", clock)
+    with pytest.raises(Requeue), Stop(75) as stop:
+        fit(tmp_path / "stopped", 60, clock, epochs=6, stop=stop)
+    last = last_checkpoint(tmp_path / "stopped")
+    assert load_checkpoint(last)["global_step"] == step
+    resumed = fit(tmp_path / "stopped", 60, epochs=6, resume=last)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 class Ruin(Callback):
     """Weights that a step has made infinite, its loss having been finite."""
 
