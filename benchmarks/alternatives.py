@@ -25,7 +25,7 @@ from simclr.data.files.decode import cores
 from simclr.data.store import ImageStore
 from simclr.losses import info_nce
 from simclr.models.heads import ProjectionHead
-from simclr.runs.compose import build
+from simclr.runs.build import build
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Parts = tuple[Dataset, nn.Module, LossOf]

@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as tv
 from benchmarks.measure import alternate, composed, machine
 from simclr.augment import batched, reference
 from simclr.augment.recipe import Draws, Recipe
-from simclr.runs.compose import build
+from simclr.runs.build import build
 from simclr.runs.results import provenance, write_json
 from simclr.system.memory import keep_freed_memory
 

@@ -22,7 +22,7 @@ from torchvision.models import resnet18
 from benchmarks.alternatives import LightlyViews, loader_of, train
 from benchmarks.measure import composed
 from benchmarks.moments import Moments
-from simclr.runs.compose import build
+from simclr.runs.build import build
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import composed, machine, matrix_product_peak
 from benchmarks.turns import STAGES, Command, Turn, give, pre_training, taking_turns
 from simclr.data.files.decode import cores
-from simclr.runs.compose import build
+from simclr.runs.build import build
 from simclr.runs.results import provenance, write_json
 from simclr.runs.weights import backbone_factory
 from simclr.system.precision import choose_accelerator, choose_precision

@@ -15,7 +15,9 @@ from omegaconf.errors import InterpolationResolutionError
 from torch import nn
 
 from simclr.augment.recipe import Recipe
-from simclr.runs.compose import CONFIGS, build, compose_config, factory
+from simclr.runs.build import build, factory
+from simclr.runs.compose import compose_config
+from simclr.runs.configs import CONFIGS
 from simclr.runs.weights import backbone_factory
 from simclr.system.signals import Stop
 from tests.conftest import REPOSITORY, Run

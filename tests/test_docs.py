@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from simclr.runs.assemble import assemble
-from simclr.runs.compose import CONFIGS, compose_config, prefer_own_configs
+from simclr.runs.compose import compose_config, prefer_own_configs
+from simclr.runs.configs import CONFIGS
 from tests.conftest import REPOSITORY, Run
 
 DOCS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]

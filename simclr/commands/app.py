@@ -31,7 +31,8 @@ from simclr.commands.arguments import named, prepared
 from simclr.commands.hydra_help import help_in_strings
 from simclr.errors import InputError, InUse, Refused
 from simclr.runs import sweep
-from simclr.runs.compose import CONFIGS, prefer_own_configs
+from simclr.runs.compose import prefer_own_configs
+from simclr.runs.configs import CONFIGS
 from simclr.system.memory import keep_freed_memory
 from simclr.system.output import prepare_output
 from simclr.system.shell import keep_own_configs, started_by_torchrun

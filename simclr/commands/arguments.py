@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 
 OVERRIDE = re.compile(r"([+~]{0,2}[A-Za-z_][\w./@:\-]*)=(.*)", re.DOTALL)
 # Flags of Hydra's that the next argument belongs to.

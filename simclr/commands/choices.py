@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.errors import InputError, first_line
-from simclr.runs.compose import build
+from simclr.runs.build import build
 from simclr.runs.identity import COMPUTES, GOES_ON, kind
 from simclr.runs.targets import loggers_of
 from simclr.system.precision import check_precision, choose_precision, earlier_choice

@@ -24,8 +24,8 @@ from simclr.evaluation.retrieval import Pairs
 from simclr.figures.stages import stages
 from simclr.report.palette import save
 from simclr.runs.assemble import own_part, reassemble
+from simclr.runs.build import build
 from simclr.runs.checkpoint import Loaded, load_checkpoint
-from simclr.runs.compose import build
 
 log = logging.getLogger(__name__)
 

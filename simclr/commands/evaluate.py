@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from simclr.commands.app import clear_errors, run_command
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.system.shell import settle
 
 

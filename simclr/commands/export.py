@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
 from simclr.commands.exported import CARD, described, new_file, new_folder, told_by, write_card
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 
 log = logging.getLogger(__name__)
 

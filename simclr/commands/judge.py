@@ -21,8 +21,8 @@ from simclr.data.checks import in_both, leak_words, warn_of_doubts
 from simclr.errors import InputError
 from simclr.evaluation.protocol import Protocol, Subject
 from simclr.runs.assemble import reassemble, shown_as
+from simclr.runs.build import build
 from simclr.runs.checkpoint import locate, of_a_run
-from simclr.runs.compose import build
 from simclr.runs.directory import evaluation_events
 from simclr.runs.events import sorted_last
 from simclr.runs.identity import as_dict

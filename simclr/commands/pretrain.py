@@ -28,8 +28,8 @@ from simclr.models.backbone import compile_in_place
 from simclr.models.batch_norm import synchronise_batch_norm
 from simclr.runs import sweep
 from simclr.runs.assemble import assemble
+from simclr.runs.build import build
 from simclr.runs.checkpoint import HISTORY, check_fits, export_backbone, last_checkpoint, resume_point
-from simclr.runs.compose import build
 from simclr.runs.directory import clear, forget_judgements, keep_config
 from simclr.runs.events import sorted_last
 from simclr.runs.identity import as_dict

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.system.files import replacing
 from simclr.system.output import prepare_output
 

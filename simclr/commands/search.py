@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS, check_number
+from simclr.runs.build import check_number
+from simclr.runs.configs import CONFIGS
 
 if TYPE_CHECKING:
     import numpy as np

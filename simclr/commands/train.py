@@ -17,7 +17,8 @@ from simclr.checks import MAX_SEED, is_finite
 from simclr.commands.app import clear_errors, run_command
 from simclr.errors import InputError
 from simclr.runs import sweep
-from simclr.runs.compose import CONFIGS, check_number
+from simclr.runs.build import check_number
+from simclr.runs.configs import CONFIGS
 from simclr.runs.directory import claimed
 from simclr.runs.identity import as_dict, with_absolute_paths
 from simclr.system.shell import settle, started_by_torchrun

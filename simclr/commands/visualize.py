@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from simclr.commands.app import clear_errors, quiet_libraries, run_command
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS, check_number
+from simclr.runs.build import check_number
+from simclr.runs.configs import CONFIGS
 from simclr.runs.identity import as_dict
 
 if TYPE_CHECKING:

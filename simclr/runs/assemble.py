@@ -21,8 +21,8 @@ from simclr.checks import MAX_SEED, is_whole
 from simclr.errors import InputError, first_line
 from simclr.evaluation.features import frozen
 from simclr.methods.base import Method
+from simclr.runs.build import build, factory
 from simclr.runs.checkpoint import weights_of
-from simclr.runs.compose import build, factory
 from simclr.runs.identity import escaped, upgraded
 from simclr.runs.weights import backbone_factory
 

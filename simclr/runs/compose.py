@@ -1,4 +1,4 @@
-"""From a command line to a configuration, and from a configuration to the objects that it describes.
+"""From a command line to a configuration.
 
 Composing a configuration must not import torch, so nothing here does at import time.
 """
@@ -6,9 +6,6 @@ Composing a configuration must not import torch, so nothing here does at import 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from simclr.checks import is_whole
-from simclr.errors import InputError
-from simclr.runs.identity import absolute, escaped
+from simclr.runs.configs import CONFIGS
+from simclr.runs.identity import absolute
 from simclr.runs.naming import choices, run_name, unless
-from simclr.runs.targets import check_arguments
 from simclr.system.files import digest_of
-
-_HERE = Path(__file__).resolve()
-# Beside the package in a checkout, within it where it has been installed.
-CONFIGS = next(path for path in (_HERE.parents[2] / "configs", _HERE.parents[1] / "configs") if path.is_dir())
 
 
 def _by_mode(single: str, sweep: str, *, _root_: DictConfig) -> str:
@@ -63,70 +54,6 @@ def compose_config(*overrides: str, command: str = "train") -> DictConfig:
             for key, value in values.items()
         }
     )
-
-
-def build(config: DictConfig, **arguments: Any) -> Any:
-    """The object that a configuration with `_target_` describes.
-
-    Raises InputError for what its constructor refuses: in the constructor's own words, with the key they are about.
-    """
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise InputError(f"{sorted(missing)[0]} has no default; give it a value")
-    check_arguments(config, arguments)
-    with _naming_keys(config):
-        plain = OmegaConf.to_container(config, resolve=True)
-        # A text that holds `${`, as a path may: Hydra resolves what it has resolved a second time.
-        described = OmegaConf.create(escaped(escaped(plain))) if "${" in str(plain) else config
-        return instantiate(described, _convert_="all", **arguments)
-
-
-def factory(config: DictConfig) -> Callable[..., Any]:
-    """What makes the object anew at every call, given further arguments; it refuses in the words of `build`."""
-    make = build(config, _partial_=True)
-
-    def made(*arguments: Any, **named: Any) -> Any:
-        with _naming_keys(config):
-            return make(*arguments, **named)
-
-    return made
-
-
-@contextmanager
-def _naming_keys(config: DictConfig) -> Iterator[None]:
-    """Turn what the code behind a configuration refuses into an InputError about the key as its user writes it."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, InputError):
-                raise cause from None
-            # Lightning's own class for settings that cannot be; importing it here would import torch.
-            if isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException":
-                raise InputError(_with_key(config, str(cause))) from error
-            cause = cause.__cause__
-        raise
-
-
-def _with_key(config: DictConfig, message: str) -> str:
-    """A message that begins with the name of an argument, `lr=3 is not usable`, with the key that sets it."""
-    node, found = config._get_full_key(""), re.match(r"([a-z]\w*)[\w.\[\]]*=", message)
-    if found is None or found[1] not in config:
-        return f"{node}: {message}"
-    value = config._get_node(found[1])
-    assert value is not None, "it is in the configuration"
-    # What refers to another key, as method.temperature does to temperature, is set by that one.
-    origin = re.fullmatch(r"\$\{([a-z_.]+)\}", str(value._value())) if value._is_interpolation() else None
-    return origin[1] + message.removeprefix(found[1]) if origin else f"{node}.{message}"
-
-
-def check_number(config: DictConfig, key: str, low: int, high: int | None = None) -> None:
-    """Raise InputError unless `key`, which may be dotted, holds a whole number from `low` to `high`, None: to any."""
-    value = OmegaConf.select(config, key)
-    if not is_whole(value) or value < low or (high is not None and value > high):
-        bound = f"{low} or more" if high is None else f"{low} to {high}"
-        raise InputError(f"{key}={value} is not usable; it is a whole number, {bound}")
 
 
 def prefer_own_configs() -> None:

@@ -16,8 +16,9 @@ from simclr.data.files.download import no_downloads
 from simclr.data.store import ImageStore, Splits
 from simclr.errors import InputError
 from simclr.runs.assemble import own_part
+from simclr.runs.build import build
 from simclr.runs.checkpoint import TRAIN_IMAGES, VAL_IMAGES, newest_checkpoint
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.configs import option_of
 from simclr.runs.identity import absolute, escaped
 from simclr.system.files import replacing
 
@@ -128,7 +129,7 @@ def open_images(config: DictConfig, checkpoint: Mapping[str, Any], path: Path) -
                     "restore them, say where they are with data.root=PATH, or judge it on these with data=CHOICE"
                 )
     told = {
-        "choice": HydraConfig.get().runtime.choices["data"] if chosen else _choice(source._target_),
+        "choice": HydraConfig.get().runtime.choices["data"] if chosen else option_of("data", source._target_),
         "root": None if root is None else absolute(root),
         "size": source.get("size"),
         "key": {"train": images.train.key, "val": None if images.val is None else images.val.key},
@@ -147,9 +148,3 @@ def _check_place(root: str, moved: bool, known: bool, path: Path) -> None:
     # Earlier versions kept relative paths. One that leads to images of the right key is no guess.
     if not (moved or known or Path(root).is_absolute()):
         raise InputError(f"{path} says of its images that they are in {root}, and not below which folder; {where}")
-
-
-def _choice(target: str) -> str:
-    """The option of configs/data that is this source."""
-    options = sorted((CONFIGS / "data").glob("*.yaml"))
-    return next((path.stem for path in options if OmegaConf.select(OmegaConf.load(path), "_target_") == target), target)

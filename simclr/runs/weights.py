@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from simclr.errors import InputError
 from simclr.models.backbone import Encoder
+from simclr.runs.build import factory
 from simclr.runs.checkpoint import EXPORTED, is_of_a_run, read_plain
-from simclr.runs.compose import factory
 from simclr.system.files import digest_of, is_file
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from simclr.commands.pretrain import pretrain
 from simclr.errors import InputError
+from simclr.runs.build import build
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
-from simclr.runs.compose import build
 from simclr.runs.identity import as_dict
 from simclr.system import precision
 from simclr.system.signals import Stop

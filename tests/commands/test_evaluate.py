@@ -16,7 +16,7 @@ from simclr.commands.judge import judge, show
 from simclr.data.folder import ImageFolder
 from simclr.errors import InputError
 from simclr.runs.checkpoint import TRAIN_IMAGES, VAL_IMAGES, epoch_weights, last_checkpoint, load_checkpoint
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.runs.directory import forget_judgements
 from tests.conftest import image_bytes, only_run, scalars, write_folder
 

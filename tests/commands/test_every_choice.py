@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from simclr.runs.assemble import assemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
-from simclr.runs.compose import CONFIGS, compose_config
+from simclr.runs.compose import compose_config
+from simclr.runs.configs import CONFIGS
 from tests.conftest import TINY_RUN, Run, only_run
 from tests.methods.test_every_method import KNOWN, METHODS, batch
 

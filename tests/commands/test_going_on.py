@@ -16,7 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from simclr.commands.pretrain import pretrain
 from simclr.errors import InputError
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.runs.directory import claimed
 from simclr.runs.identity import with_absolute_paths
 from simclr.system.signals import Stop

@@ -13,7 +13,7 @@ from simclr.commands.export import export
 from simclr.commands.model_card import UNKNOWN_LICENCE, model_card
 from simclr.data.published import PublishedSet
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from tests.conftest import only_run
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from tests.conftest import REPOSITORY
 
 

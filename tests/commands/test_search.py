@@ -21,7 +21,7 @@ from simclr.commands.search import search
 from simclr.errors import InputError
 from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from tests.commands.test_clip import CLIP, error_of
 from tests.conftest import Run, command, image_bytes, only_run, write_folder, write_zip
 

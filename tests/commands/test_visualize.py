@@ -19,7 +19,7 @@ from simclr.errors import InputError
 from simclr.evaluation.features import extract
 from simclr.runs.assemble import reassemble
 from simclr.runs.checkpoint import epoch_weights, last_checkpoint
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.runs.identity import as_dict
 from simclr.runs.weights import backbone_factory
 from tests.conftest import REPOSITORY, TINY_RUN, environment, image_bytes, only_run

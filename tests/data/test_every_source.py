@@ -7,7 +7,8 @@ from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from simclr.data.store import ImageStore, Splits
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.build import build
+from simclr.runs.configs import CONFIGS
 from tests.conftest import image_bytes, tiny_imagenet_files, write_folder, write_zip
 from tests.published_sets import SETS, published_md5s
 

@@ -20,7 +20,8 @@ from simclr.data.published import PublishedSet
 from simclr.data.stl10 import STL10
 from simclr.data.store import ImageStore, Splits
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.build import build
+from simclr.runs.configs import CONFIGS
 from simclr.training.datamodule import PretrainingData
 from tests.conftest import write_folder
 from tests.published_sets import ARCHIVES, CIFAR10_CLASSES, SETS, Files, pickled, published_md5s, write_tar

@@ -19,7 +19,8 @@ from simclr.models.backbone import resnet18_encoder
 from simclr.models.heads import LinearHead
 from simclr.models.text import TextTransformer
 from simclr.models.tokenizer import BytePairs
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.build import build
+from simclr.runs.configs import CONFIGS
 from simclr.runs.results import write_json
 
 PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml"))

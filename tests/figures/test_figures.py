@@ -20,8 +20,9 @@ from simclr.figures import latent_space, neighbours, pairs
 from simclr.figures.figure import shortened
 from simclr.figures.stages import stages
 from simclr.report.palette import BLUE, MAX_SYMBOLS, VERMILION, symbol
+from simclr.runs.build import build
 from simclr.runs.checkpoint import Loaded, epoch_weights, last_checkpoint
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.configs import CONFIGS
 from simclr.training.datamodule import PretrainingData
 from tests.conftest import TINY_RUN
 

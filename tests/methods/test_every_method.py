@@ -8,7 +8,7 @@ from torch import nn
 from simclr.data.batch import Views
 from simclr.data.columns import Column, captions, labels
 from simclr.runs.assemble import Assembly, assemble
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 IMAGES = 6

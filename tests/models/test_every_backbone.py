@@ -12,7 +12,8 @@ from torch import nn
 from simclr.errors import InputError
 from simclr.models.maps import LastMap, feature_maps
 from simclr.runs.assemble import check_sizes
-from simclr.runs.compose import CONFIGS, compose_config
+from simclr.runs.compose import compose_config
+from simclr.runs.configs import CONFIGS
 from simclr.runs.weights import backbone_factory
 
 BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))

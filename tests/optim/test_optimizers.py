@@ -9,7 +9,9 @@ from torch import nn
 
 from simclr.errors import InputError
 from simclr.optim.groups import norms_and_biases_undecayed
-from simclr.runs.compose import CONFIGS, compose_config, factory
+from simclr.runs.build import factory
+from simclr.runs.compose import compose_config
+from simclr.runs.configs import CONFIGS
 
 OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
 

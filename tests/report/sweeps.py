@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from simclr.report.study import Study, study_sweep
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 
 
 def write_run(folder: Path, config: dict, seed: int, top1: float, metrics: dict | None = None, **changes) -> Path:

@@ -8,7 +8,8 @@ from simclr.commands.report import command
 from simclr.errors import InputError
 from simclr.report.sections import write_report
 from simclr.report.study import study_sweep
-from simclr.runs.compose import CONFIGS, compose_config
+from simclr.runs.compose import compose_config
+from simclr.runs.configs import CONFIGS
 from simclr.runs.identity import as_dict
 from tests.report.sweeps import study, write_run
 

@@ -6,7 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from simclr.errors import InputError
 from simclr.runs.assemble import assemble
-from simclr.runs.compose import CONFIGS, build
+from simclr.runs.build import build
+from simclr.runs.configs import CONFIGS
 
 
 def composed(*overrides: str) -> DictConfig:

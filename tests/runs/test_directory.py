@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from simclr.errors import InputError
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.runs.directory import FIGURES, PROTOCOLS, claimed, clear, forget_judgements
 from tests.conftest import TINY_RUN
 from tests.runs.test_identity import composed

@@ -16,7 +16,7 @@ from simclr.errors import InputError
 from simclr.report.factors import find_design
 from simclr.report.runs import read_sweep
 from simclr.runs.checkpoint import Loaded, check_fits, last_checkpoint, load_checkpoint, previous_checkpoint
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.runs.directory import claimed
 from simclr.runs.identity import LATER, as_dict, flat, identity, kind
 from tests.conftest import TINY_RUN, only_run, weights

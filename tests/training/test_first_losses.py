@@ -12,7 +12,7 @@ from simclr.augment.augmentation import Augmentation
 from simclr.augment.recipe import Draws, Recipe
 from simclr.data.store import ImageStore, Splits
 from simclr.runs.assemble import assemble
-from simclr.runs.compose import CONFIGS
+from simclr.runs.configs import CONFIGS
 from simclr.training.datamodule import PretrainingData
 
 # In float64, of commit 7419a5f; equal to the last digit with AVX2 and AVX-512, on one thread and on two.
