@@ -53,10 +53,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         self.num_batches_tracked += 1
-        normalise = NormaliseOnGPU if input.is_cuda else Normalise
-        return normalise.apply(
-            input, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
-        )
+        return (NormaliseOnGPU if input.is_cuda else Normalise).apply(input, self.weight, self.bias, self)
 
 
 class SynchronisedBatchNormAct(SynchronisedBatchNorm):
@@ -77,20 +74,11 @@ def _of_everyone(own: Tensor) -> Tensor:
 class Normalise(torch.autograd.Function):
     """(Ioffe & Szegedy 2015, algorithm 1, and the gradients of section 3), its sums taken over all processes.
 
-    The running statistics are moved on in place by `momentum`.
+    norm: whose running statistics are moved on in place, by its momentum, and whose eps it is.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Any) -> Tensor:
         over = [0, *range(2, x.ndim)]
         statistics_type = torch.promote_types(x.dtype, torch.float32)
         var, mean = torch.var_mean(x.to(statistics_type), dim=over, correction=0)
@@ -99,11 +87,11 @@ class Normalise(torch.autograd.Function):
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
         ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps, ctx.over = eps, over
+        ctx.eps, ctx.over = norm.eps, over
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(var * (count / (count - 1)), momentum)
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=norm.eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -122,9 +110,9 @@ class Normalise(torch.autograd.Function):
         mean_gradient, mean_product = total / count
         inner = gradient - channels(mean_gradient) - normal * channels(mean_product)
         if weight is None:  # without scale and shift
-            return (inner * channels(inverse)).to(x.dtype), *[None] * 6
+            return (inner * channels(inverse)).to(x.dtype), None, None, None
         own = own.to(weight.dtype)  # of this process alone: those of the weights are averaged with all others
-        return (inner * channels(inverse * weight)).to(x.dtype), own[1], own[0], *[None] * 4
+        return (inner * channels(inverse * weight)).to(x.dtype), own[1], own[0], None
 
 
 class NormaliseOnGPU(torch.autograd.Function):
@@ -134,24 +122,15 @@ class NormaliseOnGPU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Any) -> Tensor:
         x = _dense(x)
-        means, inverses = _of_everyone(torch.stack(torch.batch_norm_stats(x, eps))).unbind(1)
+        means, inverses = _of_everyone(torch.stack(torch.batch_norm_stats(x, norm.eps))).unbind(1)
         counts = torch.full_like(means[:, 0], x.numel() // x.shape[1])
         mean, inverse = torch.batch_norm_gather_stats_with_counts(
-            x, means, inverses, running_mean, running_var, momentum, eps, counts
+            x, means, inverses, norm.running_mean, norm.running_var, norm.momentum, norm.eps, counts
         )
         ctx.save_for_backward(x, weight, mean, inverse, counts.to(torch.int32))
-        return torch.batch_norm_elemt(x, weight, bias, mean, inverse, eps)
+        return torch.batch_norm_elemt(x, weight, bias, mean, inverse, norm.eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,7 +143,7 @@ class NormaliseOnGPU(torch.autograd.Function):
         dist.all_reduce(total)
         of_x = torch.batch_norm_backward_elemt(gradient, x, mean, inverse, weight, total[0], total[1], counts)
         needed = zip((of_x, of_weight, of_bias), ctx.needs_input_grad, strict=False)
-        return *(values if needs else None for values, needs in needed), *[None] * 4
+        return *(values if needs else None for values, needs in needed), None
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 python -m tests.models.gpu_batch_norm
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -98,7 +99,8 @@ def check(shape: tuple[int, ...], layout: torch.memory_format, scaled: bool) -> 
         scale, shift = learning or (None, None)
         mean, var = torch.zeros(shape[1], dtype=torch.float64), torch.ones(shape[1], dtype=torch.float64)
         if function == "ours":
-            y = NormaliseOnGPU.apply(x, scale, shift, mean, var, MOMENTUM, EPS)
+            norm = SimpleNamespace(running_mean=mean, running_var=var, momentum=MOMENTUM, eps=EPS)
+            y = NormaliseOnGPU.apply(x, scale, shift, norm)
         elif function == "torch's":
             y = SyncBatchNorm.apply(x, scale, shift, mean, var, EPS, MOMENTUM, dist.group.WORLD, dist.get_world_size())
         else:
