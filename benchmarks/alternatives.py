@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 
-from benchmarks.measure import composed
 from benchmarks.turns import Pace, Player
 from simclr.augment import reference
 from simclr.augment.recipe import Recipe
@@ -26,6 +25,7 @@ from simclr.data.store import ImageStore
 from simclr.losses import info_nce
 from simclr.models.heads import ProjectionHead
 from simclr.runs.build import build
+from simclr.runs.compose import compose_config
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Parts = tuple[Dataset, nn.Module, LossOf]
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("precision", choices=["16", "bf16", "32"])
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
-    config: Any = composed(options.overrides)
+    config: Any = compose_config(*options.overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store = build(config.data).load().train
     parts = reference_parts if options.name == "reference" else lightly_parts

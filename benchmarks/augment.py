@@ -23,10 +23,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from benchmarks.measure import alternate, composed, machine
+from benchmarks.measure import alternate, machine
 from simclr.augment import batched, reference
 from simclr.augment.recipe import Draws, Recipe
 from simclr.runs.build import build
+from simclr.runs.compose import compose_config
 from simclr.runs.results import provenance, write_json
 from simclr.system.memory import keep_freed_memory
 
@@ -41,7 +42,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     keep_freed_memory()
     torch.set_num_threads(1)
-    config: Any = composed(overrides)
+    config: Any = compose_config(*overrides)
     store = build(config.data).load().train
     images = store.gather(np.random.default_rng(0).permutation(len(store))[: options.images])
     recipe: Recipe = build(config.augmentation).views[0]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import alternate, composed, finished
+from benchmarks.measure import alternate, finished
 from benchmarks.probe import drawn
 from benchmarks.turns import Turn, give, pre_training, taking_turns
 from simclr.augment import batched
@@ -27,6 +27,7 @@ from simclr.evaluation.linear import linear_evaluation
 from simclr.losses import info_nce
 from simclr.methods.base import Method
 from simclr.runs.assemble import assemble
+from simclr.runs.compose import compose_config
 from simclr.runs.results import provenance, write_json
 from simclr.system.precision import choose_accelerator
 
@@ -190,7 +191,7 @@ def probes(setting: Setting) -> Figures:
     """The linear and the k-NN protocol on 512 features of 200 classes, on the device against the CPU."""
     images = min(PROBED, 4 * setting.config.data.get("train_count", PROBED))
     features, labels = drawn(images + images // 10, 512, 200)
-    grid = list(composed([], "linear_eval").protocol.l2_grid)
+    grid = list(compose_config(command="linear_eval").protocol.l2_grid)
     found: dict[str, Any] = {}
     for device in dict.fromkeys((setting.device, torch.device("cpu"))):
         there, known = features.to(device), labels.to(device)
@@ -220,7 +221,7 @@ def variants(setting: Setting) -> Figures:
         except (SystemExit, EOFError) as error:
             figures[" ".join(variant)] = {"failed": str(error)}
             continue
-        batches = {"usual": setting.config.batch_size, "other": composed([*setting.overrides, *variant]).batch_size}
+        batches = {"usual": setting.config.batch_size, "other": compose_config(*setting.overrides, *variant).batch_size}
         figures[" ".join(variant)] = {
             name: batches[name] * turn.steps / turn.seconds for name, turn in turns.items()
         } | {"memory_gb": turns["other"].memory}
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     device = torch.device(choose_accelerator("auto"))
-    setting = Setting(options.overrides, composed(options.overrides), device)
+    setting = Setting(options.overrides, compose_config(*options.overrides), device)
     began = time.monotonic()
     try:
         figures = CHECKS[options.name](setting)

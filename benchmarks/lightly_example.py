@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from benchmarks.alternatives import LightlyViews, loader_of, train
-from benchmarks.measure import composed
 from benchmarks.moments import Moments
 from simclr.runs.build import build
+from simclr.runs.compose import compose_config
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("minutes", type=json.loads, help="list of minutes at which to keep them")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
-    config: Any = composed(options.overrides)
+    config: Any = compose_config(*options.overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store = build(config.data).load().train
     views = LightlyViews(store, SimCLRTransform(input_size=config.data.size, gaussian_blur=0.0))

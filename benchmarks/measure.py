@@ -9,17 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from simclr.runs.configs import CONFIGS
 from simclr.runs.results import device_name
-
-
-def composed(overrides: Sequence[str], command: str = "train") -> DictConfig:
-    """The configuration that train.py would run with, or another command."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(command, list(overrides))
 
 
 def machine(device: torch.device) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.measure import composed, machine
+from benchmarks.measure import machine
 from simclr.evaluation.linear import linear_evaluation
+from simclr.runs.compose import compose_config
 from simclr.runs.results import provenance, write_json
 from simclr.system.memory import keep_freed_memory
 
@@ -45,7 +46,7 @@ def main() -> None:
     features, labels = drawn(chosen.images + held_back, chosen.features, chosen.classes)
     train, val, known, truth = features[held_back:], features[:held_back], labels[held_back:], labels[:held_back]
 
-    grid = list(composed([], "linear_eval").protocol.l2_grid)
+    grid = list(compose_config(command="linear_eval").protocol.l2_grid)
     start = time.perf_counter()
     result = linear_evaluation(train, known, val, truth, chosen.classes, grid)
     ours = time.perf_counter() - start

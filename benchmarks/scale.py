@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import composed, machine
+from benchmarks.measure import machine
 from benchmarks.turns import STAGES, Turn, give, pre_training, taking_turns
+from simclr.runs.compose import compose_config
 from simclr.runs.results import provenance, write_json
 from simclr.system.precision import choose_accelerator
 
@@ -34,7 +35,7 @@ def main() -> None:
     overrides.remove(varied)
     key, values = varied.split("=")
     each = {value: [f"{key}={value}", *overrides] for value in values.split(",")}
-    device = torch.device(choose_accelerator(composed(overrides).trainer.accelerator))
+    device = torch.device(choose_accelerator(compose_config(*overrides).trainer.accelerator))
     print(machine(device), *overrides, "\n")
 
     turns: dict[str, list[Turn]] = {value: [] for value in each}
@@ -47,7 +48,7 @@ def main() -> None:
     print("|---" * (4 + len(STAGES)) + "|")
     report = {}
     for value, own in turns.items():
-        batch = composed(each[value]).batch_size
+        batch = compose_config(*each[value]).batch_size
         seconds = statistics.median(turn.seconds / turn.steps for turn in own) / batch
         stages = {name: 1000 * statistics.median(turn.stages[name] for turn in own) / batch for name in STAGES}
         memory = own[-1].memory

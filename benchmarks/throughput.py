@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import composed, machine, matrix_product_peak
+from benchmarks.measure import machine, matrix_product_peak
 from benchmarks.turns import STAGES, Command, Turn, give, pre_training, taking_turns
 from simclr.data.files.decode import cores
 from simclr.runs.build import build
+from simclr.runs.compose import compose_config
 from simclr.runs.results import provenance, write_json
 from simclr.runs.weights import backbone_factory
 from simclr.system.precision import choose_accelerator, choose_precision
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps that count in each turn (6)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options, overrides = parser.parse_known_args()
-    config: Any = composed(overrides)
+    config: Any = compose_config(*overrides)
     accelerator = choose_accelerator(config.trainer.accelerator)
     device = torch.device(accelerator)
     precision, _ = choose_precision(str(config.precision), accelerator)
