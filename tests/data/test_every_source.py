@@ -3,11 +3,11 @@
 import numpy as np
 import pyarrow
 import pytest
-from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from simclr.data.store import ImageStore, Splits
 from simclr.runs.build import build
+from simclr.runs.compose import compose_config
 from simclr.runs.configs import CONFIGS
 from tests.conftest import image_bytes, tiny_imagenet_files, write_folder, write_zip
 from tests.published_sets import SETS, published_md5s
@@ -44,8 +44,7 @@ def load(request, tmp_path, monkeypatch):
         for change in published_md5s(files):
             monkeypatch.setattr(*change)
         own = [f"data.root={write_folder(tmp_path / 'published', files)}"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", [f"data={request.param}", *own]).data
+    config = compose_config(f"data={request.param}", *own).data
     return lambda: build(config).load()
 
 

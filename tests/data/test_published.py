@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from torchvision import datasets
 
@@ -21,7 +20,7 @@ from simclr.data.stl10 import STL10
 from simclr.data.store import ImageStore, Splits
 from simclr.errors import InputError
 from simclr.runs.build import build
-from simclr.runs.configs import CONFIGS
+from simclr.runs.compose import compose_config
 from simclr.training.datamodule import PretrainingData
 from tests.conftest import write_folder
 from tests.published_sets import ARCHIVES, CIFAR10_CLASSES, SETS, Files, pickled, published_md5s, write_tar
@@ -301,8 +300,7 @@ def test_the_small_sets_are_pickled_as_python_2_did():
 
 def test_a_method_that_reads_labels_is_told_that_stl10_has_none(tmp_path, published):
     root = write_folder(tmp_path, published(SETS["stl10"]()))
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        augmentation = build(compose("train", ["data=stl10", "data.size=16"]).augmentation)
+    augmentation = build(compose_config("data=stl10", "data.size=16").augmentation)
     data = PretrainingData(STL10(str(root), 16), augmentation, 16, 0, reads={"labels"})
     with pytest.raises(InputError, match=r"learns from labels, which these images lack; choose others with data="):
         data.setup()

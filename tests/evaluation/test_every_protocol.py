@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from simclr.data import columns
@@ -20,6 +19,7 @@ from simclr.models.heads import LinearHead
 from simclr.models.text import TextTransformer
 from simclr.models.tokenizer import BytePairs
 from simclr.runs.build import build
+from simclr.runs.compose import compose_config
 from simclr.runs.configs import CONFIGS
 from simclr.runs.results import write_json
 
@@ -52,8 +52,7 @@ def subject_of(protocol: Protocol, encoder: nn.Module, folder: Path) -> Subject:
 
 @pytest.fixture(params=PROTOCOLS)
 def protocol(request) -> Protocol:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("linear_eval", [f"protocol={request.param}"])
+    config = compose_config(f"protocol={request.param}", command="linear_eval")
     if request.param == "finetune":
         config.protocol.epochs, config.protocol.lr = 1, [0.01]
     return build(config.protocol)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.colors import to_hex
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
@@ -22,7 +21,7 @@ from simclr.figures.stages import stages
 from simclr.report.palette import BLUE, MAX_SYMBOLS, VERMILION, symbol
 from simclr.runs.build import build
 from simclr.runs.checkpoint import Loaded, epoch_weights, last_checkpoint
-from simclr.runs.configs import CONFIGS
+from simclr.runs.compose import compose_config
 from simclr.training.datamodule import PretrainingData
 from tests.conftest import TINY_RUN
 
@@ -170,8 +169,7 @@ def test_frames_and_signs_say_whether_the_class_is_the_same():
 
 
 def augmentation_of(*overrides: str) -> Augmentation:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return build(compose("train", [*TINY_RUN, *overrides]).augmentation)
+    return build(compose_config(*TINY_RUN, *overrides).augmentation)
 
 
 def test_the_pairs_are_those_of_the_first_training_step():

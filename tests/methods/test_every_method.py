@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from simclr.data.batch import Views
 from simclr.data.columns import Column, captions, labels
 from simclr.runs.assemble import Assembly, assemble
+from simclr.runs.compose import compose_config
 from simclr.runs.configs import CONFIGS
 
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -22,8 +22,7 @@ KNOWN: dict[str, Column] = {
 @pytest.fixture(params=METHODS)
 def assembly(request) -> Assembly:
     overrides = [f"method={request.param}", "data=shapes", "data.size=32"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        assembly = assemble(compose("train", overrides))
+    assembly = assemble(compose_config(*overrides))
     assembly.method.prepare(KNOWN)
     return assembly
 

@@ -7,10 +7,12 @@ from omegaconf import DictConfig, OmegaConf
 from simclr.errors import InputError
 from simclr.runs.assemble import assemble
 from simclr.runs.build import build
+from simclr.runs.compose import prefer_own_configs
 from simclr.runs.configs import CONFIGS
 
 
 def composed(*overrides: str) -> DictConfig:
+    prefer_own_configs()  # as every command does; what the files refer to is known then
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train", ["data=shapes", "data.train_count=4", "data.val_count=4", "data.size=16", *overrides])
 

@@ -16,6 +16,7 @@ from simclr.errors import InputError
 from simclr.report.factors import find_design
 from simclr.report.runs import read_sweep
 from simclr.runs.checkpoint import Loaded, check_fits, last_checkpoint, load_checkpoint, previous_checkpoint
+from simclr.runs.compose import prefer_own_configs
 from simclr.runs.configs import CONFIGS
 from simclr.runs.directory import claimed
 from simclr.runs.identity import LATER, as_dict, flat, identity, kind
@@ -35,6 +36,7 @@ KEPT = [
 
 def composed(*overrides: str) -> tuple[Path, DictConfig]:
     """Today's run directory and configuration of a command."""
+    prefer_own_configs()  # as every command does; what the files refer to is known then
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)

@@ -5,14 +5,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from simclr.augment.augmentation import Augmentation
 from simclr.augment.recipe import Draws, Recipe
 from simclr.data.store import ImageStore, Splits
 from simclr.runs.assemble import assemble
-from simclr.runs.configs import CONFIGS
+from simclr.runs.compose import compose_config
 from simclr.training.datamodule import PretrainingData
 
 # In float64, of commit 7419a5f; equal to the last digit with AVX2 and AVX-512, on one thread and on two.
@@ -60,8 +59,7 @@ def float64():
 
 @pytest.mark.slow
 def test_the_first_losses_are_what_they_were(float64):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        _, augmentation, method = assemble(compose("train", ["augmentation.size=32"]))
+    _, augmentation, method = assemble(compose_config("augmentation.size=32"))
     assert isinstance(augmentation, Augmentation)
     losses = Losses()
     trainer = pl.Trainer(
