@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -43,9 +42,9 @@ TINY_RUN = (
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def command(program: str, *overrides: object) -> list[str]:
+def command(program: str, *overrides: object, checkout: Path = REPOSITORY) -> list[str]:
     """program: a script of this checkout, as train.py, or a module, as benchmarks.scale."""
-    start = [str(REPOSITORY / program)] if program.endswith(".py") else ["-m", program]
+    start = [str(checkout / program)] if program.endswith(".py") else ["-m", program]
     return [sys.executable, *start, *map(str, overrides)]
 
 
@@ -54,41 +53,88 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
 
 
-class CommandServer:
-    """Runs commands through command_server.py, each in a process of its own."""
+class Started:
+    """A command in a process of its own, which leads a group of them. files: where it writes to, without an ending."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
+    def __init__(self, files: Path, server: "subprocess.Popen[str]") -> None:
+        self.files, self.server = files, server
+        self.pid = self._told("pid", 120)
+
+    def _told(self, what: str, seconds: float) -> int:
+        file, deadline = self.files.with_suffix(f".{what}"), time.monotonic() + seconds
+        while not file.exists():
+            assert self.server.poll() is None, "the process that starts commands is gone"
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.files), seconds)
+            time.sleep(0.005)
+        return int(file.read_text(encoding="utf-8"))
+
+    def poll(self) -> int | None:
+        """Its exit status; None as long as it runs."""
+        file = self.files.with_suffix(".status")
+        return int(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def wait(self, timeout: float = 240) -> int:
+        """Its exit status, when it has ended."""
+        return self._told("status", timeout)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the whole group, as a terminal does on Ctrl-C."""
+        os.killpg(self.pid, number)
+
+    @property
+    def stdout(self) -> str:
+        return self.files.with_suffix(".stdout").read_text(encoding="utf-8")
+
+    @property
+    def stderr(self) -> str:
+        return self.files.with_suffix(".stderr").read_text(encoding="utf-8")
+
+    @property
+    def said(self) -> str:
+        return self.stdout + self.stderr
+
+
+class CommandServer:
+    """Starts commands through command_server.py, with the code of a checkout.
+
+    folder: for what they print.
+    """
+
+    def __init__(self, folder: Path, checkout: Path = REPOSITORY) -> None:
+        self.folder, self.checkout, self.count = folder, checkout, 0
         self.server: subprocess.Popen[str] | None = None
 
-    def __call__(self, command: list[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
-        """command: as `command` above makes it, with its interpreter."""
+    def start(self, command: list[str], cwd: Path, **variables: str) -> Started:
+        """command: as `command` above makes it, with its interpreter. variables: of its environment, beside others."""
+        own = {"PYTHONPATH": str(self.checkout)}
         if self.server is None:
-            start = [sys.executable, "-m", "tests.command_server"]
+            start = [sys.executable, str(REPOSITORY / "tests" / "command_server.py")]
             self.server = subprocess.Popen(
-                start, cwd=REPOSITORY, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                start, cwd=self.checkout, env=environment() | own, stdin=subprocess.PIPE, text=True
             )
         assert self.server.stdin is not None
-        assert self.server.stdout is not None
         self.count += 1
-        stdout, stderr = (self.folder / f"{self.count}.{name}" for name in ("stdout", "stderr"))
-        stdout.touch()
-        stderr.touch()
+        files = self.folder / str(self.count)
+        for ending in (".stdout", ".stderr"):
+            files.with_suffix(ending).touch()
         request = {
             "program": command[1:],
             "folder": str(cwd),
-            "environment": environment(),
-            "stdout": str(stdout),
-            "stderr": str(stderr),
+            "environment": environment() | own | variables,
+            "files": str(files),
         }
         print(json.dumps(request), file=self.server.stdin, flush=True)
-        ready, _, _ = select.select([self.server.stdout], [], [], 600)
-        if not ready:
-            self.stop()
-            raise subprocess.TimeoutExpired(command, 600)
-        status = int(self.server.stdout.readline())
-        texts = [path.read_text(encoding="utf-8") for path in (stdout, stderr)]
-        return subprocess.CompletedProcess(command, status, *texts)
+        return Started(files, self.server)
+
+    def __call__(self, command: list[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
+        """Start it, and wait for its end."""
+        started = self.start(command, cwd)
+        try:
+            return subprocess.CompletedProcess(command, started.wait(600), started.stdout, started.stderr)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            raise
 
     def stop(self) -> None:
         """End it, and what it runs."""
@@ -104,6 +150,17 @@ def command_server(tmp_path_factory) -> Iterator[CommandServer]:
     server = CommandServer(tmp_path_factory.mktemp("commands"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def start_training(command_server: CommandServer) -> Callable[..., Started]:
+    """start_training(folder, overrides...): train.py in `folder`, which need not be there yet."""
+
+    def start(folder: Path, *overrides: object) -> Started:
+        folder.mkdir(exist_ok=True)
+        return command_server.start(command("train.py", *overrides), folder)
+
+    return start
 
 
 @pytest.fixture
@@ -129,7 +186,9 @@ def run(tmp_path: Path, command_server: CommandServer) -> Run:
     return run_command
 
 
-def wait_until(happened: Callable[[], object], process: "subprocess.Popen", said: Callable[[], str] = str) -> None:
+def wait_until(
+    happened: Callable[[], object], process: "subprocess.Popen | Started", said: Callable[[], str] = str
+) -> None:
     """Return as soon as that has happened; fail where the process ends before, with what it `said`."""
     deadline = time.monotonic() + 240
     while not happened():

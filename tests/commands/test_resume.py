@@ -7,12 +7,10 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 import torch
@@ -20,24 +18,10 @@ from filelock import FileLock
 
 from simclr.errors import InputError
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
-from tests.conftest import TINY_RUN, command, environment, only_run, scalars, weights
+from tests.conftest import TINY_RUN, Started, command, environment, only_run, scalars, weights
 
 
-def start(folder: Path, *overrides: str, **options: Any) -> "subprocess.Popen[str]":
-    folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        command("train.py", *overrides),
-        cwd=folder,
-        env=environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        **options,
-    )
-
-
-def wait_for_a_checkpoint(folder: Path, process: "subprocess.Popen[str]", of_steps: range) -> None:
+def wait_for_a_checkpoint(folder: Path, process: Started, of_steps: range) -> None:
     """Return when the run in `folder` has saved a step that lies, within its epoch of 12 steps, in `of_steps`."""
     deadline = time.monotonic() + 120
     while True:
@@ -56,12 +40,11 @@ LONGER = (*TINY_RUN, "data.train_count=208", "images_per_epoch=192", "callbacks.
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory, start_training) -> Path:
     """The run directory of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder, *LONGER, "checkpoint_minutes=0.002")
-    text, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, text
+    process = start_training(folder, *LONGER, "checkpoint_minutes=0.002")
+    assert process.wait() == 0, process.said
     return only_run(folder / "outputs")
 
 
@@ -76,24 +59,22 @@ def assert_equal(run_dir: Path, undisturbed: Path) -> None:
         assert scalars(run_dir)[tag] == scalars(undisturbed)[tag]
 
 
-def test_the_same_command_again_does_no_work(finished):
+def test_the_same_command_again_does_no_work(finished, start_training):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.suffix in (".ckpt", ".json")}
-    done = subprocess.run(
-        command("train.py", *TINY_RUN), cwd=finished, env=environment(), capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0
+    done = start_training(finished, *TINY_RUN)
+    assert done.wait() == 0
     assert "finished already" in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_path, undisturbed):
+def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_path, undisturbed, start_training):
     """SIGKILL in mid-epoch, a bit of the last checkpoint flips, then the same command: as if never stopped."""
     overrides = (*LONGER, "checkpoint_minutes=0.002")
-    process = start(tmp_path, *overrides)
+    process = start_training(tmp_path, *overrides)
     wait_for_a_checkpoint(tmp_path, process, range(3, 10))  # away from the end of an epoch
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     run_dir = only_run(tmp_path / "outputs")
     assert not (run_dir / "metrics.json").exists()
     last = last_checkpoint(run_dir)
@@ -103,11 +84,10 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
         last.write_bytes(content)
     before = load_checkpoint(previous_checkpoint(run_dir))["global_step"]
 
-    again = start(tmp_path, *overrides)
-    text, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, text
-    assert "Falling back to the one before" in text
-    assert f"previous.ckpt, step {before}." in text
+    again = start_training(tmp_path, *overrides)
+    assert again.wait() == 0, again.said
+    assert "Falling back to the one before" in again.said
+    assert f"previous.ckpt, step {before}." in again.said
     assert_equal(run_dir, undisturbed)
     assert json.loads((run_dir / "metrics.json").read_text())["images_seen"] == 24 * 16
 
@@ -120,22 +100,20 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
         pytest.param("SIGINT", 130, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, name, status):
+def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, start_training, name, status):
     """Checkpoints only at the ends of epochs and by the signal, in the middle of the second."""
     overrides = (*LONGER, "checkpoint_minutes=60")
-    process = start(tmp_path, *overrides)
+    process = start_training(tmp_path, *overrides)
     wait_for_a_checkpoint(tmp_path, process, range(1))
-    os.killpg(process.pid, signal.Signals[name])  # a terminal's Ctrl-C, too, goes to the whole group
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == status, text
-    stopped_at = int(re.search(rf"{name}: stopped at step (\d+)", text)[1])
+    process.kill(signal.Signals[name])
+    assert process.wait(60) == status, process.said
+    stopped_at = int(re.search(rf"{name}: stopped at step (\d+)", process.said)[1])
     assert 12 <= stopped_at < 24
-    assert "Traceback" not in text
+    assert "Traceback" not in process.said
 
-    again = start(tmp_path, *overrides)
-    text, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, text
-    assert f"last.ckpt, step {stopped_at}." in text
+    again = start_training(tmp_path, *overrides)
+    assert again.wait() == 0, again.said
+    assert f"last.ckpt, step {stopped_at}." in again.said
     assert_equal(only_run(tmp_path / "outputs"), undisturbed)
 
 
@@ -176,20 +154,18 @@ def read_all(descriptor: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(tmp_path, undisturbed):
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(tmp_path, undisturbed, start_training):
     """No file may grow beyond 60 MB, which is less than a checkpoint; then there is room again."""
-    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000_000, 60_000_000))}
-    process = start(tmp_path, *LONGER, "checkpoint_minutes=0.002", **limit)
-    text, _ = process.communicate(timeout=240)
-    assert process.returncode == 1, text
-    assert "error: cannot write" in text
-    assert "free some space" in text
-    assert "Traceback" not in text
+    process = start_training(tmp_path, *LONGER, "checkpoint_minutes=0.002")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000_000, 60_000_000))
+    assert process.wait() == 1, process.said
+    assert "error: cannot write" in process.stderr
+    assert "free some space" in process.stderr
+    assert "Traceback" not in process.said
     run_dir = only_run(tmp_path / "outputs")
     assert list((run_dir / "checkpoints").iterdir()) == []
-    again = start(tmp_path, *LONGER, "checkpoint_minutes=0.002")
-    text, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, text
+    again = start_training(tmp_path, *LONGER, "checkpoint_minutes=0.002")
+    assert again.wait() == 0, again.said
     assert_equal(run_dir, undisturbed)
 
 

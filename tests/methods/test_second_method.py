@@ -1,17 +1,15 @@
 """A method that is nothing like SimCLR, added by the five steps of CONTRIBUTING alone, does all that SimCLR does."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from simclr.runs.checkpoint import last_checkpoint, load_checkpoint, previous_checkpoint
-from tests.conftest import REPOSITORY, TINY_RUN, environment, only_run, scalars
+from tests.conftest import REPOSITORY, TINY_RUN, CommandServer, command, only_run, scalars
 
 pytestmark = pytest.mark.slow  # the methods that are there keep to the same contract in the fast tests
 
@@ -37,35 +35,42 @@ CONFIGS = {
 CHOICES = ("method=labelled_teacher", "augmentation=small_and_large", "head=narrow", "optimizer.weight_decay=0.01")
 
 
-def command(project: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=project,
-        env=environment() | {"PYTHONPATH": os.fspath(project)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A copy of the project with the method added, and a finished run of it."""
-    project = tmp_path_factory.mktemp("project")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the project with the method added."""
+    checkout = tmp_path_factory.mktemp("project")
     for folder in ("simclr", "configs"):
-        shutil.copytree(REPOSITORY / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for script in ("train.py", "linear_eval.py"):
-        shutil.copyfile(REPOSITORY / script, project / script)
+        shutil.copyfile(REPOSITORY / script, checkout / script)
     shutil.copyfile(
-        Path(__file__).with_name("second_method.py"), project / "simclr" / "methods" / "labelled_teacher.py"
+        Path(__file__).with_name("second_method.py"), checkout / "simclr" / "methods" / "labelled_teacher.py"
     )
     for name, text in CONFIGS.items():
         lines = text.strip("\n").splitlines()
-        (project / "configs" / name).write_text("\n".join(line.removeprefix(" " * 8) for line in lines), "utf-8")
-    done = command(project, "train.py", *TINY_RUN, *CHOICES)
-    assert done.returncode == 0, done.stderr
-    (project / "train.txt").write_text(done.stdout, "utf-8")
-    return project
+        (checkout / "configs" / name).write_text("\n".join(line.removeprefix(" " * 8) for line in lines), "utf-8")
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def run_there(checkout, tmp_path_factory) -> Iterator[Callable[..., str]]:
+    """run_there(program, arguments...) is what a command of the copy prints, in its folder."""
+    server = CommandServer(tmp_path_factory.mktemp("commands"), checkout)
+
+    def run_there(program: str, *arguments: object) -> str:
+        done = server(command(program, *arguments, checkout=checkout), checkout)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    yield run_there
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def project(checkout, run_there) -> Path:
+    """The copy, with a finished run of the method."""
+    (checkout / "train.txt").write_text(run_there("train.py", *TINY_RUN, *CHOICES), "utf-8")
+    return checkout
 
 
 def test_it_trains_and_its_scalars_are_known(project):
@@ -96,13 +101,9 @@ def test_weight_decay_spares_norms_and_biases(project):
     assert len(spared["params"]) == 20 * 2 + 2 + 1
 
 
-def test_it_resumes_bit_for_bit(project):
+def test_it_resumes_bit_for_bit(project, run_there):
     run = only_run(project / "outputs")
-    done = command(
-        project,
-        "train.py", *TINY_RUN, *CHOICES, f"resume={previous_checkpoint(run)}", "output_root=resumed",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_there("train.py", *TINY_RUN, *CHOICES, f"resume={previous_checkpoint(run)}", "output_root=resumed")
     again = load_checkpoint(last_checkpoint(only_run(project / "resumed")))
     before = load_checkpoint(last_checkpoint(run))
     assert again["global_step"] == before["global_step"]
@@ -110,16 +111,15 @@ def test_it_resumes_bit_for_bit(project):
         assert torch.equal(again["state_dict"][name], tensor), name
 
 
-def test_it_is_judged_drawn_and_reported(project):
+def test_it_is_judged_drawn_and_reported(project, run_there):
     run = only_run(project / "outputs")
     for arguments in (
         ("linear_eval.py", f"run={run}"),
         ("linear_eval.py", f"run={run}", "layer=head"),
-        ("-m", "simclr.visualize", f"run={run}"),
-        ("-m", "simclr.report", "outputs"),
+        ("simclr.visualize", f"run={run}"),
+        ("simclr.report", "outputs"),
     ):
-        done = command(project, *arguments)
-        assert done.returncode == 0, done.stderr
+        run_there(*arguments)
     for name in ("linear_eval.json", "linear_eval_head.json"):
         assert 0 <= json.loads((run / name).read_text("utf-8"))["top1"] <= 100
     assert {path.name for path in (run / "figures").iterdir()} == {

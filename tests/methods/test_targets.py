@@ -2,8 +2,6 @@
 
 import copy
 import math
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -19,7 +17,7 @@ from simclr.runs.checkpoint import last_checkpoint, load_checkpoint
 from simclr.runs.compose import compose_config
 from simclr.training.datamodule import PretrainingData
 from simclr.training.not_finite import NotFinite
-from tests.commands.test_resume import start, wait_for_a_checkpoint
+from tests.commands.test_resume import wait_for_a_checkpoint
 from tests.conftest import TINY_RUN, only_run, scalars
 
 NARROW = ("head.hidden_features=32", "head.out_features=8", "method.predictor.hidden_features=16")
@@ -140,23 +138,21 @@ def test_without_a_predictor_projections_are_compared_themselves(name):
 
 
 @pytest.mark.slow
-def test_byol_is_killed_in_the_middle_of_an_epoch_and_ends_with_the_same_bits(tmp_path):
+def test_byol_is_killed_in_the_middle_of_an_epoch_and_ends_with_the_same_bits(tmp_path, start_training):
     """Online network, target, statistics of both, optimiser and curves."""
     choices = (*TINY_RUN, "data.train_count=192", "method=byol", "method.momentum=0.9", *NARROW, "callbacks=none")
     overrides = (*choices, "checkpoint_minutes=0.002")
-    whole = start(tmp_path / "whole", *overrides)
-    text, _ = whole.communicate(timeout=240)
-    assert whole.returncode == 0, text
+    whole = start_training(tmp_path / "whole", *overrides)
+    assert whole.wait() == 0, whole.said
 
-    killed = start(tmp_path / "killed", *overrides)
+    killed = start_training(tmp_path / "killed", *overrides)
     wait_for_a_checkpoint(tmp_path / "killed", killed, range(3, 10))
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    killed.wait()
     assert not list(tmp_path.glob("killed/outputs/*/metrics.json"))
-    again = start(tmp_path / "killed", *overrides)
-    text, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, text
-    assert "Going on from" in text
+    again = start_training(tmp_path / "killed", *overrides)
+    assert again.wait() == 0, again.said
+    assert "Going on from" in again.said
 
     ours, theirs = (only_run(tmp_path / name / "outputs") for name in ("killed", "whole"))
     found, expected = (load_checkpoint(last_checkpoint(path)) for path in (ours, theirs))

@@ -107,7 +107,7 @@ def test_an_evaluation_in_mid_training_leaves_its_readers_their_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_an_hour_ahead_keeps_its_curves_and_its_last_numbers(tmp_path):
+def test_a_run_that_was_stopped_an_hour_ahead_keeps_its_curves_and_its_last_numbers(run, tmp_path):
     """Its first process has a clock an hour ahead, its second the right one; beside it a run that nobody stopped."""
     overrides = (*TINY_RUN, "data.train_count=192", "checkpoint_minutes=60")
     ahead = (
@@ -122,13 +122,12 @@ def test_a_run_that_was_stopped_an_hour_ahead_keeps_its_curves_and_its_last_numb
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 75, text
     for root in ("stopped", "whole"):
-        arguments = command("train.py", *overrides, f"output_root={root}")
-        subprocess.run(arguments, cwd=tmp_path, env=environment(), check=True, capture_output=True, timeout=240)
+        run("train.py", *overrides, f"output_root={root}")
     stopped, whole = only_run(tmp_path / "stopped"), only_run(tmp_path / "whole")
     assert load_checkpoint(last_checkpoint(stopped))["global_step"] == 24
     ours, theirs = scalars(stopped), scalars(whole)
     for tag in ("train/loss", "train/lr", "val/knn_top1", "features/std"):
         assert ours[tag] == theirs[tag]
-    metrics, expected = (json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in (stopped, whole))
+    metrics, expected = (json.loads((path / "metrics.json").read_text("utf-8")) for path in (stopped, whole))
     for tag in ("train/loss", "train/lr", "val/knn_top1", "val/knn_top1_untrained"):
         assert metrics[tag] == expected[tag]

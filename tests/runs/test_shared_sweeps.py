@@ -1,11 +1,8 @@
 """The same sweep started more than once, as several machines that see one folder do: it is trained once in all."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,56 +11,49 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.conftest import REPOSITORY, TINY_RUN, command, environment, scalars, wait_until, weights
+from tests.conftest import TINY_RUN, CommandServer, Started, command, scalars, wait_until, weights
 
 FOUR = ("-m", "data=shapes", "seed=1,2,3,4")
 
 
 class Command:
-    """A sweep that somebody has started in `folder`, in a group of processes of its own."""
+    """A sweep that somebody has started."""
 
-    def __init__(self, name: str, folder: Path, arguments: list[str], **variables: str) -> None:
-        self.log = folder / f"{name}.txt"
-        with self.log.open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                arguments,
-                cwd=folder,
-                env=environment() | {"NAME": name} | variables,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    def __init__(self, name: str, process: Started) -> None:
+        self.name, self.process = name, process
 
     @property
     def said(self) -> str:
-        return self.log.read_text(encoding="utf-8")
+        return self.process.said
 
     def wait_until(self, happened: Callable[[], Any]) -> None:
         wait_until(happened, self.process, lambda: self.said)
 
     def kill(self) -> None:
         """All of it, without a chance to say a word."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
 
     def counts(self) -> str:
         """The last line of a command that ended well."""
-        assert self.process.wait(timeout=240) == 0, self.said
+        assert self.process.wait() == 0, self.said
         assert "error" not in self.said
-        return self.said.splitlines()[-1]
+        return self.process.stdout.splitlines()[-1]
 
 
 Start = Callable[..., Command]
 
 
 @pytest.fixture
-def start(tmp_path) -> Iterator[Start]:
-    """start(name, overrides..., VARIABLE=value) starts a sweep of quick runs in tmp_path."""
+def start(tmp_path, command_server: CommandServer) -> Iterator[Start]:
+    """start(name, overrides..., VARIABLE=value) starts a sweep of quick runs, or of another program, in tmp_path."""
     started = []
 
-    def start(name: str, *overrides: str, **variables: str) -> Command:
-        quick = [sys.executable, str(REPOSITORY / "tests" / "quick_sweep.py")]
-        started.append(Command(name, tmp_path, [*quick, *(overrides or FOUR)], **variables))
+    def start(
+        name: str, *overrides: str, program: str = "tests/quick_sweep.py", folder: Path = tmp_path, **variables: str
+    ) -> Command:
+        asked = command(program, *(overrides or FOUR))
+        started.append(Command(name, command_server.start(asked, folder, NAME=name, **variables)))
         return started[-1]
 
     yield start
@@ -95,7 +85,7 @@ def test_commands_that_start_together_train_every_run_once(start, tmp_path):
     assert list(by) == [1, 2, 3, 4]
     assert all(len(names) == 1 for names in by.values())
     for one, line in zip(commands, told, strict=True):
-        own = sum(f"{one.log.stem}" in names for names in by.values())
+        own = sum(one.name in names for names in by.values())
         others = f", {4 - own} trained by others" if own < 4 else ""
         assert f" {own} trained{others}, 0 failed" in line
     assert start("dora").counts() == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
@@ -150,7 +140,7 @@ def test_who_waits_for_others_leaves_when_asked_to(start, tmp_path):
     anna.wait_until(lambda: 1 in trained_by(tmp_path))
     ben = start("ben")
     ben.wait_until(lambda: "Waiting for" in ben.said)
-    ben.process.send_signal(signal.SIGUSR1)
+    ben.process.kill(signal.SIGUSR1)
     assert ben.process.wait(timeout=60) == 75
     assert ben.said.splitlines()[-1] == "4 runs: 0 had finished, 0 resumed, 3 trained, 1 left to others, 0 failed"
 
@@ -171,10 +161,10 @@ def test_a_search_started_twice_learns_from_the_same_runs(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(tmp_path):
+def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(start, tmp_path):
     """train.py itself: the killed one's run goes on where it stopped, and no step is made twice."""
-    asked = command("train.py", "-m", *TINY_RUN, "data.train_count=192", "seed=1,2,3,4")
-    sweep = [*asked, "checkpoint_minutes=0.01"]
+    whole = ("-m", *TINY_RUN, "data.train_count=192", "seed=1,2,3,4")
+    sweep = (*whole, "checkpoint_minutes=0.01")
     together, alone = tmp_path / "together", tmp_path / "alone"
     for folder in (together, alone):
         folder.mkdir()
@@ -188,9 +178,9 @@ def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(tmp_path):
     def begun(by: Command) -> list[str]:
         return runs(together, f"events.out.tfevents.*.{by.process.pid}.*")
 
-    anna = Command("anna", together, sweep)
+    anna = start("anna", *sweep, program="train.py", folder=together)
     anna.wait_until(lambda: begun(anna))
-    ben = Command("ben", together, sweep)
+    ben = start("ben", *sweep, program="train.py", folder=together)
     ben.wait_until(lambda: begun(ben))
     anna.wait_until(lambda: set(begun(anna)) & set(runs(together, "checkpoints/last.ckpt")) - finished(together))
     anna.kill()
@@ -198,9 +188,10 @@ def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(tmp_path):
     line = ben.counts()
     assert " 1 resumed, " in line
     assert line.endswith(", 0 failed")
-    assert Command("anna", together, sweep).counts() == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
+    again = start("anna", *sweep, program="train.py", folder=together)
+    assert again.counts() == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
 
-    Command("alone", alone, asked).counts()
+    start("alone", *whole, program="train.py", folder=alone).counts()
     assert finished(together) == finished(alone)
     for name in finished(alone):
         ours, expected = together / "multirun" / "grid" / name, alone / "multirun" / "grid" / name
@@ -209,10 +200,10 @@ def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_of_several_processes_are_shared_too(tmp_path):
+def test_runs_of_several_processes_are_shared_too(start, tmp_path):
     """Both commands find the first run free and start its processes, one of which claims it."""
     sweep = ("-m", *TINY_RUN, "trainer=ddp", "trainer.devices=2", "seed=1,2", "callbacks.online_knn=null")
-    commands = [Command(name, tmp_path, command("train.py", *sweep)) for name in ("anna", "ben")]
+    commands = [start(name, *sweep, program="train.py") for name in ("anna", "ben")]
     told = [one.counts() for one in commands]
     assert all(re.match("2 runs: 0 had finished, 0 resumed, . trained.*, 0 failed", line) for line in told)
     assert sum(int(re.search(r"(\d) trained", line)[1]) for line in told) == 2

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from simclr.runs.compose import prefer_own_configs
-from tests.conftest import REPOSITORY, TINY_RUN, CommandServer, Run, command, environment, wait_until, weights
+from tests.conftest import REPOSITORY, TINY_RUN, Run, Started, command, environment, wait_until, weights
 from tests.test_configs import composed
 
 LAUNCHERS = REPOSITORY / "configs" / "hydra" / "launcher"
@@ -25,34 +25,23 @@ SWEEP = ("-m", *TINY_RUN, "data.train_count=192", "seed=1,2,3,4")
 SEARCH = (*TINY_RUN, "data.train_count=192", "hparams_search=optuna")
 
 
-def kill_in_the_second(folder: Path, *overrides: str) -> set[Path]:
-    """Start a sweep in `folder` and kill all of it with SIGKILL in its second run; returns the runs it began."""
-    folder.mkdir()
-    with open(folder / "killed.txt", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command("train.py", *overrides),
-            cwd=folder,
-            env=environment(),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+def kill_in_the_second(process: Started, folder: Path) -> set[Path]:
+    """Kill all of a sweep in `folder` with SIGKILL in its second run; returns the runs it began."""
     saved = "multirun/*/*/checkpoints/last.ckpt"
-    wait_until(lambda: len(list(folder.glob(saved))) >= 2, process, (folder / "killed.txt").read_text)
-    os.killpg(process.pid, signal.SIGKILL)
+    wait_until(lambda: len(list(folder.glob(saved))) >= 2, process, lambda: process.said)
+    process.kill()
     process.wait()
     assert len(list(folder.glob("multirun/*/*/metrics.json"))) == 1, "the second run was over before the kill"
     return set(folder.glob("multirun/*/simclr-*"))
 
 
 @pytest.fixture
-def repeat(command_server: CommandServer) -> Callable[..., str]:
+def repeat(start_training: Callable[..., Started]) -> Callable[..., str]:
     """repeat(folder, overrides...) is what the command says in `folder`, to its end."""
 
     def repeat(folder: Path, *overrides: str) -> str:
-        folder.mkdir(exist_ok=True)
-        done = command_server(command("train.py", *overrides), folder)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = start_training(folder, *overrides)
+        assert done.wait() == 0, done.said
         return done.stdout
 
     return repeat
@@ -72,9 +61,11 @@ def assert_same_numbers(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_completes_with_the_numbers_of_one_that_was_not_and_then_has_nothing_to_do(tmp_path, repeat):
+def test_a_killed_sweep_completes_with_the_numbers_of_one_that_was_not_and_then_has_nothing_to_do(
+    tmp_path, start_training, repeat
+):
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    assert len(kill_in_the_second(killed, *SWEEP)) == 2
+    assert len(kill_in_the_second(start_training(killed, *SWEEP), killed)) == 2
     assert "4 runs: 1 had finished, 1 resumed, 2 trained, 0 failed\n" in repeat(killed, *SWEEP)
     repeat(undisturbed, *SWEEP)
     grid = killed / "multirun" / "grid"
@@ -151,11 +142,11 @@ def test_jobs_at_once_share_the_cores_and_save_themselves_on_a_signal(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_again(tmp_path):
+def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_again(tmp_path, start_training):
     """submitit's own handling of SIGUSR2, which SLURM sends before the limit; here its local executor requeues."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     overrides = ("-m", *TINY_RUN, "data.train_count=192", "hydra/launcher=submitit_local", "checkpoint_minutes=60")
-    process = subprocess.Popen(command("train.py", *overrides), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE)
+    process = start_training(tmp_path, *overrides)
     wait_until(lambda: any(tmp_path.glob("multirun/grid/*/checkpoints/last.ckpt")), process)  # in its second epoch
     (job,) = (
         child
@@ -163,9 +154,8 @@ def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_aga
         if "submitit.core._submit" in child.cmdline()
     )
     job.send_signal(signal.SIGUSR2)
-    text, _ = process.communicate(timeout=240)
-    assert process.returncode == 0
-    assert b"1 run: 0 had finished, 1 resumed, 0 trained, 0 failed\n" in text
+    assert process.wait() == 0, process.said
+    assert "1 run: 0 had finished, 1 resumed, 0 trained, 0 failed\n" in process.stdout
     (log,) = tmp_path.glob("multirun/grid/simclr-*/train.log")
     stopped, resumed = (
         re.search(pattern, log.read_text(encoding="utf-8"))
@@ -176,11 +166,11 @@ def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_aga
 
 
 @pytest.mark.slow
-def test_a_killed_search_completes_as_one_that_was_not(tmp_path, repeat):
+def test_a_killed_search_completes_as_one_that_was_not(tmp_path, start_training, repeat):
     pytest.importorskip("optuna")
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     overrides = (*SEARCH, "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.n_startup_trials=1")
-    kill_in_the_second(killed, *overrides)
+    kill_in_the_second(start_training(killed, *overrides), killed)
     assert "3 runs: 1 had finished, 1 resumed, 1 trained, 0 failed\n" in repeat(killed, *overrides)
     repeat(undisturbed, *overrides)
     ours, theirs = killed / "multirun" / "search", undisturbed / "multirun" / "search"
