@@ -78,9 +78,18 @@ class Started:
         """Its exit status, when it has ended."""
         return self._told("status", timeout)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the whole group, as a terminal does on Ctrl-C."""
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        """Return as soon as that has happened; fail where it ends before, with what it said."""
+        wait_until(happened, self, lambda: self.said)
+
+    def send_signal(self, number: int) -> None:
+        """To the whole group, as a terminal does on Ctrl-C."""
         os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """All of it, without a chance to say a word."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
 
     @property
     def stdout(self) -> str:

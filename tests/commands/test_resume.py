@@ -74,7 +74,6 @@ def test_a_killed_run_goes_on_even_from_the_checkpoint_before_a_damaged_one(tmp_
     process = start_training(tmp_path, *overrides)
     wait_for_a_checkpoint(tmp_path, process, range(3, 10))  # away from the end of an epoch
     process.kill()
-    process.wait()
     run_dir = only_run(tmp_path / "outputs")
     assert not (run_dir / "metrics.json").exists()
     last = last_checkpoint(run_dir)
@@ -105,7 +104,7 @@ def test_a_signal_saves_and_asks_to_be_requeued(tmp_path, undisturbed, start_tra
     overrides = (*LONGER, "checkpoint_minutes=60")
     process = start_training(tmp_path, *overrides)
     wait_for_a_checkpoint(tmp_path, process, range(1))
-    process.kill(signal.Signals[name])
+    process.send_signal(signal.Signals[name])
     assert process.wait(60) == status, process.said
     stopped_at = int(re.search(rf"{name}: stopped at step (\d+)", process.said)[1])
     assert 12 <= stopped_at < 24

@@ -5,43 +5,24 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.conftest import TINY_RUN, CommandServer, Started, command, scalars, wait_until, weights
+from tests.conftest import TINY_RUN, CommandServer, Started, command, scalars, weights
 
 FOUR = ("-m", "data=shapes", "seed=1,2,3,4")
 
 
-class Command:
-    """A sweep that somebody has started."""
-
-    def __init__(self, name: str, process: Started) -> None:
-        self.name, self.process = name, process
-
-    @property
-    def said(self) -> str:
-        return self.process.said
-
-    def wait_until(self, happened: Callable[[], Any]) -> None:
-        wait_until(happened, self.process, lambda: self.said)
-
-    def kill(self) -> None:
-        """All of it, without a chance to say a word."""
-        self.process.kill()
-        self.process.wait()
-
-    def counts(self) -> str:
-        """The last line of a command that ended well."""
-        assert self.process.wait() == 0, self.said
-        assert "error" not in self.said
-        return self.process.stdout.splitlines()[-1]
+def counts(sweep: Started) -> str:
+    """The last line of a command that ended well."""
+    assert sweep.wait() == 0, sweep.said
+    assert "error" not in sweep.said
+    return sweep.stdout.splitlines()[-1]
 
 
-Start = Callable[..., Command]
+Start = Callable[..., Started]
 
 
 @pytest.fixture
@@ -51,14 +32,14 @@ def start(tmp_path, command_server: CommandServer) -> Iterator[Start]:
 
     def start(
         name: str, *overrides: str, program: str = "tests/quick_sweep.py", folder: Path = tmp_path, **variables: str
-    ) -> Command:
+    ) -> Started:
         asked = command(program, *(overrides or FOUR))
-        started.append(Command(name, command_server.start(asked, folder, NAME=name, **variables)))
+        started.append(command_server.start(asked, folder, NAME=name, **variables))
         return started[-1]
 
     yield start
     for one in started:
-        if one.process.poll() is None:
+        if one.poll() is None:
             one.kill()
 
 
@@ -78,17 +59,17 @@ def accounts(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_commands_that_start_together_train_every_run_once(start, tmp_path):
-    commands = [start(name) for name in ("anna", "ben", "cleo")]
-    told = [one.counts() for one in commands]
+    names = ("anna", "ben", "cleo")
+    told = [counts(sweep) for sweep in [start(name) for name in names]]
     assert all(re.match("4 runs: 0 had finished, 0 resumed, ", line) and "0 failed" in line for line in told)
     by = trained_by(tmp_path)
     assert list(by) == [1, 2, 3, 4]
-    assert all(len(names) == 1 for names in by.values())
-    for one, line in zip(commands, told, strict=True):
-        own = sum(one.name in names for names in by.values())
+    assert all(len(trainers) == 1 for trainers in by.values())
+    for name, line in zip(names, told, strict=True):
+        own = sum(name in trainers for trainers in by.values())
         others = f", {4 - own} trained by others" if own < 4 else ""
         assert f" {own} trained{others}, 0 failed" in line
-    assert start("dora").counts() == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
+    assert counts(start("dora")) == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
     assert not list(tmp_path.glob("multirun/grid/.*"))
 
 
@@ -107,15 +88,15 @@ def test_a_run_in_use_is_left_to_its_process_and_counted_as_theirs(start, tmp_pa
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     overrides = (*FOUR, f"hydra/launcher={launcher}", f"resume={resume}")
     if resume == "never":
-        start("before", *FOUR, "seed=1,2").counts()  # what is there already is to be trained anew
+        counts(start("before", *FOUR, "seed=1,2"))  # what is there already is to be trained anew
     anna = start("anna", *FOUR, f"resume={resume}", HOLD="yes")
     anna.wait_until(lambda: "anna" in trained_by(tmp_path).get(1, []))
     ben = start("ben", *overrides)
     ben.wait_until(lambda: "Waiting for what other processes train: " in ben.said)
     assert len(accounts(tmp_path)) == 2
     (tmp_path / "release").touch()
-    assert ben.counts() == "4 runs: 0 had finished, 0 resumed, 3 trained, 1 trained by others, 0 failed"
-    assert anna.counts() == "4 runs: 0 had finished, 0 resumed, 1 trained, 3 trained by others, 0 failed"
+    assert counts(ben) == "4 runs: 0 had finished, 0 resumed, 3 trained, 1 trained by others, 0 failed"
+    assert counts(anna) == "4 runs: 0 had finished, 0 resumed, 1 trained, 3 trained by others, 0 failed"
     since = {seed: [name for name in names if name != "before"] for seed, names in trained_by(tmp_path).items()}
     assert since == {1: ["anna"], 2: ["ben"], 3: ["ben"], 4: ["ben"]}
 
@@ -127,10 +108,10 @@ def test_a_run_whose_process_was_killed_is_taken_over(start, tmp_path):
     ben = start("ben")
     ben.wait_until(lambda: "Waiting for" in ben.said)
     anna.kill()
-    assert ben.counts() == "4 runs: 0 had finished, 0 resumed, 4 trained, 0 failed"
+    assert counts(ben) == "4 runs: 0 had finished, 0 resumed, 4 trained, 0 failed"
     assert trained_by(tmp_path) == {1: ["anna", "ben"], 2: ["ben"], 3: ["ben"], 4: ["ben"]}
     assert len(accounts(tmp_path)) == 1  # of the one that was killed
-    assert start("anna").counts() == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
+    assert counts(start("anna")) == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
     assert not list(tmp_path.glob("multirun/grid/.*"))
 
 
@@ -140,8 +121,8 @@ def test_who_waits_for_others_leaves_when_asked_to(start, tmp_path):
     anna.wait_until(lambda: 1 in trained_by(tmp_path))
     ben = start("ben")
     ben.wait_until(lambda: "Waiting for" in ben.said)
-    ben.process.kill(signal.SIGUSR1)
-    assert ben.process.wait(timeout=60) == 75
+    ben.send_signal(signal.SIGUSR1)
+    assert ben.wait(timeout=60) == 75
     assert ben.said.splitlines()[-1] == "4 runs: 0 had finished, 0 resumed, 3 trained, 1 left to others, 0 failed"
 
 
@@ -149,7 +130,7 @@ def test_who_waits_for_others_leaves_when_asked_to(start, tmp_path):
 def test_a_search_started_twice_learns_from_the_same_runs(start, tmp_path):
     pytest.importorskip("optuna")
     search = ("-m", "data=shapes", "hparams_search=optuna", "hydra.sweeper.n_trials=4", "seed=choice(1,2,3,4,5)")
-    told = [one.counts() for one in (start("anna", *search), start("ben", *search))]
+    told = [counts(sweep) for sweep in (start("anna", *search), start("ben", *search))]
     assert all(line.startswith("4 runs: ") for line in told)
     files = list(tmp_path.glob("multirun/search/*/trained_by"))
     assert files
@@ -175,8 +156,8 @@ def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(start, tmp_
     def finished(folder: Path) -> set[str]:
         return set(runs(folder, "metrics.json"))
 
-    def begun(by: Command) -> list[str]:
-        return runs(together, f"events.out.tfevents.*.{by.process.pid}.*")
+    def begun(by: Started) -> list[str]:
+        return runs(together, f"events.out.tfevents.*.{by.pid}.*")
 
     anna = start("anna", *sweep, program="train.py", folder=together)
     anna.wait_until(lambda: begun(anna))
@@ -185,13 +166,13 @@ def test_two_sweeps_of_which_one_is_killed_end_as_one_that_was_alone(start, tmp_
     anna.wait_until(lambda: set(begun(anna)) & set(runs(together, "checkpoints/last.ckpt")) - finished(together))
     anna.kill()
     assert set(begun(anna)) - finished(together), "its run was over before the kill"
-    line = ben.counts()
+    line = counts(ben)
     assert " 1 resumed, " in line
     assert line.endswith(", 0 failed")
     again = start("anna", *sweep, program="train.py", folder=together)
-    assert again.counts() == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
+    assert counts(again) == "4 runs: 4 had finished, 0 resumed, 0 trained, 0 failed"
 
-    start("alone", *whole, program="train.py", folder=alone).counts()
+    counts(start("alone", *whole, program="train.py", folder=alone))
     assert finished(together) == finished(alone)
     for name in finished(alone):
         ours, expected = together / "multirun" / "grid" / name, alone / "multirun" / "grid" / name
@@ -204,7 +185,7 @@ def test_runs_of_several_processes_are_shared_too(start, tmp_path):
     """Both commands find the first run free and start its processes, one of which claims it."""
     sweep = ("-m", *TINY_RUN, "trainer=ddp", "trainer.devices=2", "seed=1,2", "callbacks.online_knn=null")
     commands = [start(name, *sweep, program="train.py") for name in ("anna", "ben")]
-    told = [one.counts() for one in commands]
+    told = [counts(one) for one in commands]
     assert all(re.match("2 runs: 0 had finished, 0 resumed, . trained.*, 0 failed", line) for line in told)
     assert sum(int(re.search(r"(\d) trained", line)[1]) for line in told) == 2
     assert len(list(tmp_path.glob("multirun/grid/simclr-*/events.out.tfevents.*"))) == 2

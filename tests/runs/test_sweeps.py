@@ -28,9 +28,8 @@ SEARCH = (*TINY_RUN, "data.train_count=192", "hparams_search=optuna")
 def kill_in_the_second(process: Started, folder: Path) -> set[Path]:
     """Kill all of a sweep in `folder` with SIGKILL in its second run; returns the runs it began."""
     saved = "multirun/*/*/checkpoints/last.ckpt"
-    wait_until(lambda: len(list(folder.glob(saved))) >= 2, process, lambda: process.said)
+    process.wait_until(lambda: len(list(folder.glob(saved))) >= 2)
     process.kill()
-    process.wait()
     assert len(list(folder.glob("multirun/*/*/metrics.json"))) == 1, "the second run was over before the kill"
     return set(folder.glob("multirun/*/simclr-*"))
 
@@ -147,7 +146,7 @@ def test_a_cluster_job_saves_itself_at_its_time_limit_and_submitit_starts_it_aga
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     overrides = ("-m", *TINY_RUN, "data.train_count=192", "hydra/launcher=submitit_local", "checkpoint_minutes=60")
     process = start_training(tmp_path, *overrides)
-    wait_until(lambda: any(tmp_path.glob("multirun/grid/*/checkpoints/last.ckpt")), process)  # in its second epoch
+    process.wait_until(lambda: any(tmp_path.glob("multirun/grid/*/checkpoints/last.ckpt")))  # in its second epoch
     (job,) = (
         child
         for child in psutil.Process(process.pid).children(recursive=True)
